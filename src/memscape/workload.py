@@ -1,4 +1,4 @@
-"""What is asked of a model: Inference (Training comes with the training memory)."""
+"""What is asked of a model: Inference, Training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,13 @@ LEAST = {
     "prefill_tokens": 1,
 }
 SINGLE = ("block_tokens", "prefill_tokens")
-MAY_BE_NONE = ("reserved_tokens", "prefill_tokens")
+MAY_BE_NONE = ("reserved_tokens", "prefill_tokens", "target_tokens", "global_batch")
+
+TRAINING_PRECISIONS = ("fp32", "bf16", "bf16-autocast", "bf16-mixed")
+RECOMPUTE = ("none", "selective", "full")
+IMPLEMENTATIONS = ("transformers", "megatron")
+METHODS = ("full", "lora", "qlora")
+UPDATES = ("single", "foreach", "fused")
 
 
 @dataclass(frozen=True)
@@ -94,3 +100,48 @@ def _checked(name: str, value: Quantity, least: int) -> Quantity:
 
 def _wrong(name: str, shown: str, least: int) -> Problem:
     return Problem(f"{name} is {shown}; use whole numbers from {least} to {LARGEST:,}")
+
+
+@dataclass(frozen=True)
+class Training:
+    """Training or fine-tuning: the size of a micro-batch, the precision, the optimizer and how much is recomputed.
+
+    `micro_batch`, `sequence_tokens`, `target_tokens` and `global_batch` may be numbers or numpy arrays.
+
+    `target_tokens`     encoder-decoder: what the decoder reads; None: as many as the encoder
+    `global_batch`      sequences per update; above `micro_batch` the gradients are accumulated
+    `precision`         "fp32" or "bf16": weights, compute and states; "bf16-autocast": fp32 weights, bf16 compute;
+                        "bf16-mixed": bf16 weights and compute beside fp32 master weights and states
+    `gradients`         "fp32" or "bf16" where they differ from the weights (Megatron: fp32); None: as the weights
+    `optimizer`         a row of `data/optimizers.csv`
+    `update`            how the optimizer steps: "single" one tensor at a time (foreach=False), "foreach", "fused"
+    `recompute`         "none"; "full": gradient checkpointing of every layer; "selective": of the attention (megatron)
+    `attention`         "sdpa": the fused kernel PyTorch would choose; "eager": the score matrix is held
+    `implementation`    "transformers" as it is; "megatron": the papers' fused kernels
+    `dropout`           None: the rates of the config; a number replaces them all, 0 switches them off
+    `objective`         "causal", "masked" or "sequence"; None: what the model was made for
+    `method`            "full"; "lora": adapters on a frozen model; "qlora": on a frozen, quantised one
+    `lora_rank`, `lora_targets`, `lora_dropout`, `adapter_precision`, `base_precision`   the adapters and their base
+    `freeze`            parts that are not trained: groups of the model ("embeddings", "attention", ...)
+    """
+
+    micro_batch: Quantity = 1
+    sequence_tokens: Quantity = 2048
+    target_tokens: Quantity | None = None
+    global_batch: Quantity | None = None
+    precision: str = "bf16"
+    gradients: str | None = None
+    optimizer: str = "adamw"
+    update: str = "single"
+    recompute: str = "none"
+    attention: str = "sdpa"
+    implementation: str = "transformers"
+    dropout: float | None = None
+    objective: str | None = None
+    method: str = "full"
+    lora_rank: int = 16
+    lora_targets: tuple[str, ...] | str = "all-linear"
+    lora_dropout: float = 0.0
+    adapter_precision: str = "fp32"
+    base_precision: str = "nf4-dq"
+    freeze: tuple[str, ...] = ()
