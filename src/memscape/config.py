@@ -27,6 +27,13 @@ KEYS: dict[str, tuple[tuple[str, ...], int]] = {
     "window": (("sliding_window",), 1 << 31),
     "attention_chunk_size": (("attention_chunk_size",), 1 << 31),
     "decoder_layers": (("num_decoder_layers",), 10_000),
+    "attention_dropout": (("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob", "dropout_rate"), 0),
+    "hidden_dropout": (
+        ("resid_pdrop", "hidden_dropout", "hidden_dropout_prob", "residual_dropout", "dropout", "dropout_rate"),
+        0,
+    ),
+    "embedding_dropout": (("embd_pdrop", "emb_pdrop", "embedding_dropout"), 0),
+    "rotary_share": (("partial_rotary_factor", "rotary_pct"), 0),
     "activation": (("hidden_act", "hidden_activation", "activation_function", "activation"), 0),
 }
 LARGEST = 1 << 22
@@ -108,6 +115,26 @@ class Config:
             value = defaults(self.family).get(key, False)
         if not isinstance(value, bool):
             raise self.problem(f'"{key}" holds {_shown(value)}; write true or false')
+        return value
+
+    def number(self, word: str, otherwise: float | None = None) -> float | None:
+        """Return a number of any kind that a key or `rope_parameters` holds; the family's default, or `otherwise`."""
+        key, value = self._find(word)
+        inner = self.values.get("rope_parameters")
+        if value is None and isinstance(inner, Mapping):
+            value = next((inner[each] for each in _keys(word) if each in inner), None)
+        if value is None and key not in self.values:
+            known = (defaults(self.family).get(each) for each in _keys(word))
+            value = next((each for each in known if each is not None), otherwise)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise self.problem(f'"{key}" holds {_shown(value)}; write a number')
+        return value
+
+    def rate(self, word: str) -> float:
+        """Return a dropout rate; 0 where the family has none."""
+        value = self.number(word, 0.0) or 0.0
+        if not 0 <= value < 1:
+            raise self.problem(f'"{self._find(word)[0]}" is {_shown(value)}; write a rate from 0 to below 1')
         return value
 
     def text(self, word: str) -> str:

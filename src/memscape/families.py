@@ -25,6 +25,7 @@ from memscape.rules import (
     falcon_kv_heads,
     falcon_norms,
     flag,
+    given,
     head_dim,
     if_used,
     llama4_attention,
@@ -33,10 +34,13 @@ from memscape.rules import (
     moe_every_sparse_step,
     moe_interleaved,
     optional,
+    rate,
+    rotary_dim,
     shared_experts,
     size,
     smollm3_attention,
     times_hidden,
+    traits,
 )
 
 Blocks = dict[str, Any]
@@ -59,6 +63,10 @@ LLAMA: Blocks = {
     "tied": flag("tie_word_embeddings"),
     "activation": lambda config: config.text("activation"),
     "head": lambda config: "none" if config.is_bare() else "linear",
+    "attention_dropout": rate("attention_dropout"),
+    "hidden_dropout": rate("hidden_dropout"),
+    "embedding_dropout": rate("embedding_dropout"),
+    "rotary_dim": rotary_dim,
 }
 NO_BIAS: Blocks = {"qkv_bias": False, "output_bias": False, "mlp_bias": False}
 ALL_BIAS: Blocks = {"qkv_bias": True, "output_bias": True, "mlp_bias": True}
@@ -76,7 +84,12 @@ MISTRAL = LLAMA | NO_BIAS
 QWEN2 = LLAMA | NO_BIAS | {"qkv_bias": True, "attention_kinds": attention_of(above)}
 QWEN3 = LLAMA | {"mlp_bias": False, "qk_norm": "head", "attention_kinds": attention_of(above)}
 GEMMA = LLAMA | {"mlp_bias": False}
-GEMMA2 = GEMMA | {"norms_per_layer": 4, "attention_kinds": attention_of(every(2))}
+GEMMA2 = GEMMA | {
+    "norms_per_layer": 4,
+    "attention_kinds": attention_of(every(2)),
+    "score_cap": given("attn_logit_softcapping"),
+    "logit_cap": given("final_logit_softcapping"),
+}
 GEMMA3 = GEMMA2 | {"qk_norm": "head", "attention_kinds": attention_of(every(6))}
 COHERE = LLAMA | {
     "norm": "layernorm",
@@ -102,6 +115,7 @@ GPT_NEOX = GPT2 | {
     "ffn_size": size("ffn_size"),
     "qkv_bias": flag("attention_bias"),
     "output_bias": flag("attention_bias"),
+    "parallel": flag("use_parallel_residual"),
 }
 GPTJ = GPT2 | {"positions": 0, "qkv_bias": False, "output_bias": False, "norms_per_layer": 1, "head_bias": True}
 BERT = GPT2 | {

@@ -101,6 +101,16 @@ class Model:
     pair_head: bool = False  # next sentence (BERT), sentence order (ALBERT)
     mtp_layers: int = 0
 
+    # what decides which tensors a training step keeps
+    attention_dropout: float = 0.0
+    hidden_dropout: float = 0.0
+    embedding_dropout: float = 0.0
+    rotary_dim: int = 0  # the numbers of a head that turn with its position
+    parallel: bool = False  # attention and MLP read the same input
+    score_cap: bool = False  # attention scores pass through tanh
+    logit_cap: bool = False  # logits pass through tanh
+    traits: frozenset[str] = frozenset()  # switches of a single family, by the name of its config key
+
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
         heads, kv_heads = self.heads, self.kv_heads

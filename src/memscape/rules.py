@@ -146,3 +146,24 @@ def falcon_norms(config: Config) -> int:
     if not config.flag("parallel_attn"):
         return 2
     return config.maybe("num_ln_in_parallel_attn") or (2 if falcon_groups(config) else 1)
+
+
+def rate(word: str) -> Rule:
+    """A dropout rate."""
+    return lambda config: config.rate(word)
+
+
+def rotary_dim(config: Config) -> int:
+    """The numbers of a head that turn: a share of the head, or given outright (GPT-J)."""
+    given = config.maybe("rotary_dim")
+    return given if given is not None else int((config.number("rotary_share", 1.0) or 1.0) * head_dim(config))
+
+
+def given(key: str) -> Rule:
+    """Whether the file or the family's default gives a number under a key."""
+    return lambda config: config.number(key) is not None
+
+
+def traits(*keys: str) -> Rule:
+    """The switches among `keys` that are on."""
+    return lambda config: frozenset(key for key in keys if config.flag(key))

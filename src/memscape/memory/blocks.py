@@ -1,0 +1,345 @@
+"""The building blocks of a layer as transformers writes them, in the operators of `operators.py`.
+
+A block is a function of the pass and its input. Its variables are those of the code it stands for, so that a tensor
+lives here exactly as long as there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from memscape.memory.operators import BF16, FP32, NEW, Operators
+from memscape.memory.tape import Node, Parameter, Sizes, Storage, Tensor
+from memscape.model import Model
+from memscape.workload import Training
+
+ATTENTION_NORM, MLP_NORM = "attention norm", "mlp norm"
+AGAIN = "the layer is computed again from it"
+
+
+class Pass(Operators):
+    """A forward pass of a model on one micro-batch: the operators, and the sizes that every block reads."""
+
+    def __init__(self, model: Model, training: Training, single: bool) -> None:
+        """Take the sizes of the model and of the micro-batch."""
+        compute = FP32 if training.precision in ("fp32", "bf16-autocast") else BF16
+        super().__init__(compute, training.precision == "bf16-autocast", single)
+        self.model, self.training = model, training
+        self.rows: Sizes = {"micro_batch": training.micro_batch, "sequence_tokens": training.sequence_tokens}
+        self.tokens: Sizes = {"sequence_tokens": training.sequence_tokens}
+        self.hidden: Sizes = {"hidden_size": model.hidden_size}
+        self.queries: Sizes = {"heads": model.heads, "head_dim": model.head_dim}
+        self.keys: Sizes = {"kv_heads": model.kv_heads, "head_dim": model.head_dim}
+        self.grouped = model.heads != model.kv_heads
+        self.sdpa = training.attention == "sdpa"
+        self.tables: list[Tensor] = []
+        self.places: Storage | None = None
+        self.ids = self.storage("token ids", self.rows, "int64")
+        self.mask: Tensor | None = None
+        self.position_bias: Tensor | None = None
+
+    @property
+    def tied(self) -> Parameter | None:
+        """The table of the words, where the head is the same matrix."""
+        return self.embedded if self.model.tied else None
+
+    def checkpointed(
+        self, layer: Callable[[Pass, Tensor], Tensor], hands_mask: bool
+    ) -> Callable[[Pass, Tensor], Tensor]:
+        """Keep only the input of a layer; backward runs the layer again before it goes back through it."""
+
+        def run(t: Pass, x: Tensor) -> Tensor:
+            first, t.keeping = len(t.nodes), False
+            output = layer(t, x)
+            t.keeping = True
+            del t.nodes[first:]
+            kept = [(x.storage, AGAIN)]
+            if t.mask is not None and hands_mask:
+                kept.append((t.mask.storage, AGAIN))
+            output.node = t.noted(x.sizes, x.dtype, [(x, NEW)], kept)
+            if output.node is not None:
+                output.node.recompute = partial(t.again, layer, x.rows, x.columns, x.dtype)
+            return output
+
+        return run
+
+    def again(self, layer: Callable[[Pass, Tensor], Tensor], rows: Sizes, columns: Sizes, dtype: str, node: Node) -> Storage:
+        """Run a layer again from its kept input and go back through it; return the gradient of the input."""
+        (gradient,) = node.gradients.values()
+        node.gradients.clear()
+        start = Node(())
+        first = len(self.nodes)
+        x = Tensor(node.kept[0].storage, rows, columns, dtype, start)
+        output = layer(self, x)
+        assert output.node is not None
+        output.node.gradients[0] = gradient
+        del gradient, output
+        self.backward(first)
+        return start.gradients[0]
+
+    def rate(self, site: str) -> float:
+        """Return the dropout rate of a site: "embedding", "attention", "hidden"."""
+        given = self.training.dropout
+        rate: float = getattr(self.model, f"{site}_dropout")
+        return rate if given is None else (given if given == 0 or rate else 0.0)
+
+    def free(self, name: str, rows: Sizes, columns: Sizes, dtype: str) -> Tensor:
+        """Make a tensor that takes no gradient: a table, a mask, ids."""
+        return Tensor(self.storage(name, {**rows, **columns}, dtype), rows, columns, dtype)
+
+
+# norms
+
+
+def layer_norm(t: Pass, x: Tensor, part: str) -> Tensor:
+    """PyTorch's fused LayerNorm."""
+    t.part = part
+    weight = t.model.norm != "none"
+    width = {key: x.columns[key] for key in list(x.columns)[-1:]}
+    return t.layer_norm(x, width, bias=weight and t.model.norm_bias, weight=weight)
+
+
+def llama_norm(t: Pass, x: Tensor, part: str) -> Tensor:
+    """RMSNorm written out: the input in fp32, its scale, the normalised numbers in the type of the weights."""
+    t.part = part
+    dtype = x.dtype
+    x = t.cast(x, FP32, "input in fp32")
+    scale = _scale(t, x)
+    x = t.multiply(x, scale, "normalised in fp32")
+    return _weighted(t, t.cast(x, dtype, "normalised"))
+
+
+def wide_norm(t: Pass, x: Tensor, part: str) -> Tensor:
+    """RMSNorm whose weight multiplies in fp32 (gpt-oss, OLMo 2)."""
+    t.part = part
+    dtype = x.dtype
+    x = t.cast(x, FP32, "input in fp32")
+    scale = _scale(t, x)
+    x = t.multiply(x, scale, "normalised in fp32")
+    return t.cast(_weighted(t, x), dtype, "output")
+
+
+def gemma_norm(t: Pass, x: Tensor, part: str) -> Tensor:
+    """RMSNorm in fp32 throughout, multiplied by one plus the weight."""
+    t.part = part
+    dtype = x.dtype
+    wide = t.cast(x, FP32, "input in fp32")
+    output = t.multiply(wide, _scale(t, wide), "normalised in fp32")
+    weight = t.parameter("weight", _width(x))
+    plus_one = Tensor(t.storage("one plus weight", weight.sizes, FP32), {}, weight.sizes, FP32)
+    plus_one.node = t.noted(weight.sizes, FP32, [(weight, NEW)])
+    output = t.multiply(output, plus_one, "output in fp32")
+    return t.cast(output, dtype, "output")
+
+
+def t5_norm(t: Pass, x: Tensor, part: str) -> Tensor:
+    """RMSNorm that takes the scale from an fp32 copy but multiplies the input itself."""
+    t.part = part
+    scale = _scale(t, t.cast(x, FP32, "input in fp32"))
+    x = t.multiply(x, scale, "normalised in fp32")
+    return _weighted(t, t.cast(x, BF16, "normalised") if t.weights == BF16 else x)
+
+
+def _scale(t: Pass, x: Tensor) -> Tensor:
+    mean = t.mean(t.function(x, "squared", scratch=2, wide=True), "mean square")
+    return t.function(t.scaled(mean, "mean square and epsilon"), "scale", keep="result", wide=True)
+
+
+def _weighted(t: Pass, x: Tensor) -> Tensor:
+    return t.multiply(x, t.parameter("weight", _width(x)), "output")
+
+
+def _width(x: Tensor) -> Sizes:
+    key = list(x.columns)[-1]
+    return {key: x.columns[key]}
+
+
+# positions
+
+
+def rotary_tables(t: Pass, width: Sizes | None = None, dtype: str = "") -> list[Tensor]:
+    """The cosines and sines that all layers share."""
+    t.part = "rotary table"
+    width = width or {"head_dim": t.model.head_dim}
+    dtype = dtype or (BF16 if t.weights == BF16 else FP32)
+    return [t.free(name, t.tokens, width, dtype) for name in ("cosine", "sine")]
+
+
+def rotate(t: Pass, x: Tensor, name: str) -> Tensor:
+    """Turn a head by its position: x · cos + rotated half of x · sin."""
+    cosine, sine = t.tables
+    return t.add(t.turned(x, cosine, f"{name} × cosine"), t.turned(rotated_half(t, x, name), sine, "× sine"), name)
+
+
+def rotated_half(t: Pass, x: Tensor, name: str) -> Tensor:
+    """Swap the halves of a head, one of them negated."""
+    *others, last = x.columns.items()
+    half = {**dict(others), f"half_{last[0]}": last[1] // 2}
+    first, second = t.stretch(x, half), t.stretch(x, half)
+    return t.join(f"{name} with swapped halves", t.scaled(second, "negated half"), first, columns=x.columns)
+
+
+def rotate_part(t: Pass, x: Tensor, name: str) -> Tensor:
+    """Turn the first `rotary_dim` numbers of a head; the rest is joined again."""
+    *others, _ = x.columns.items()
+    turned = t.stretch(x, {**dict(others), "rotary_dim": t.model.rotary_dim})
+    rest = t.stretch(x, {**dict(others), "unrotated_dim": t.model.head_dim - t.model.rotary_dim})
+    return t.join(name, rotate(t, turned, f"{name}, turned part"), rest, columns=x.columns)
+
+
+# attention
+
+
+def separate_heads(t: Pass, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values from three linear layers."""
+    bias = t.model.qkv_bias
+    q = t.linear(x, t.queries, "query", bias)
+    k = t.linear(x, t.keys, "key", bias)
+    v = t.linear(x, t.keys, "value", bias)
+    return q, k, v
+
+
+def fused_heads(t: Pass, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values as stretches of one linear layer's result."""
+    joint = {"query_key_value_heads": t.model.heads + 2 * t.model.kv_heads, "head_dim": t.model.head_dim}
+    q, k, v = t.split(t.linear(x, joint, "query, key, value", t.model.qkv_bias), t.queries, t.keys, t.keys)
+    return q, k, v
+
+
+def output(t: Pass, x: Tensor) -> Tensor:
+    """The projection after attention; heads that lie apart are copied side by side first."""
+    if x.layout == "heads":
+        x = t.copy(x, "attended, token by token")
+    return t.linear(x, t.hidden, "output", t.model.output_bias)
+
+
+def repeated(t: Pass, x: Tensor, name: str) -> Tensor:
+    """Copy each key or value head for all its query heads."""
+    return t.repeat(x, name, {**t.queries, "head_dim": x.columns["head_dim"]}) if t.grouped else x
+
+
+def eager(
+    t: Pass, q: Tensor, k: Tensor, v: Tensor, *, dtype: str = FP32, scale: bool = True, contiguous: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Scores, softmax and the weighted sum, one after the other; the weights are returned too, as transformers does."""
+    k, v = repeated(t, k, "key, repeated"), repeated(t, v, "value, repeated")
+    scores = t.product(q, k, {"heads": t.model.heads, "key_tokens": k.rows["sequence_tokens"]}, "scores")
+    if scale:
+        scores = t.scaled(scores, "scaled scores")
+    if t.model.score_cap:
+        scores = capped(t, scores, "scores")
+    if t.mask is not None:
+        scores = t.add(scores, t.mask, "masked scores")
+    weights = t.cast(t.softmax(scores, "attention weights", dtype), v.dtype, "attention weights")
+    del scores
+    weights = t.dropout(weights, t.rate("attention"), "attention dropout")
+    attended = t.product(weights, v, {**t.queries, **_width(v)}, "attended")
+    return (t.copy(attended, "attended, token by token") if contiguous else attended), weights
+
+
+def capped(t: Pass, x: Tensor, name: str) -> Tensor:
+    """Squeeze into a range with tanh: scaled, tanh, scaled."""
+    x = t.scaled(x, f"{name} before tanh")
+    x = t.function(x, f"{name} after tanh", keep="result")
+    return t.scaled(x, f"{name} capped")
+
+
+def fused(t: Pass, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, None]:
+    """Attention in the kernel that PyTorch chooses on CUDA."""
+    q, k, v = t.lower(q), t.lower(k), t.lower(v)
+    apart = _width(q) != _width(v) or t.model.head_dim > 256
+    if t.mask is not None or q.dtype == FP32 or apart:
+        if t.grouped:
+            k, v = repeated(t, k, "key, repeated"), repeated(t, v, "value, repeated")
+        return t.efficient(q, k, v, t.mask), None
+    return t.flash(q, k, v), None
+
+
+def attend(t: Pass, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Attention as the training asks for it."""
+    return fused(t, q, k, v) if t.sdpa else eager(t, q, k, v)
+
+
+# MLP
+
+
+def activated(t: Pass, x: Tensor) -> Tensor:
+    """The activation function, fused or written out as transformers writes it."""
+    kind = t.model.activation
+    if kind in ("gelu_new", "gelu_python_tanh"):
+        return gelu_written_out(t, x)
+    if kind == "gelu_fast":
+        return gelu_fast(t, x)
+    if kind == "relu2":
+        return t.function(t.function(x, "relu", keep="result"), "relu squared", scratch=2)
+    return t.function(x, "activated", keep="result" if kind in ("relu", "sigmoid", "tanh") else "input")
+
+
+def gelu_written_out(t: Pass, x: Tensor) -> Tensor:
+    """0.5 · x · (1 + tanh(c · (x + 0.0447 · x³))), operator by operator."""
+    half = t.scaled(x, "half of x")
+    inner = t.scaled(t.function(x, "x cubed", scratch=2, wide=True), "cube × constant")
+    inner = t.scaled(t.add(x, inner, "x + cube"), "argument of tanh")
+    return t.multiply(half, t.scaled(t.function(inner, "tanh", keep="result"), "1 + tanh"), "activated")
+
+
+def gelu_fast(t: Pass, x: Tensor) -> Tensor:
+    """0.5 · x · (1 + tanh(x · c · (1 + 0.0447 · x · x))), operator by operator."""
+    half = t.scaled(x, "half of x")
+    outer = t.scaled(x, "x × constant")
+    inner = t.multiply(t.scaled(x, "x × second constant"), x, "square")
+    inner = t.multiply(outer, t.scaled(inner, "1 + square"), "argument of tanh")
+    return t.multiply(half, t.scaled(t.function(inner, "tanh", keep="result"), "1 + tanh"), "activated")
+
+
+def mlp(t: Pass, x: Tensor, width: Sizes | None = None) -> Tensor:
+    """The MLP: up, activation, down; with a gate, the activated gate multiplies up."""
+    bias, width = t.model.mlp_bias, width or {"ffn_size": t.model.ffn_size}
+    if not t.model.gated:
+        return t.linear(activated(t, t.linear(x, width, "up", bias)), t.hidden, "down", bias)
+    gate = activated(t, t.linear(x, width, "gate", bias))
+    return t.linear(t.multiply(gate, t.linear(x, width, "up", bias), "gated"), t.hidden, "down", bias)
+
+
+# embedding, head, loss
+
+
+def words(t: Pass, ids: Storage) -> Tensor:
+    """Look up the words."""
+    t.part = "embedding"
+    return t.embedding(ids, t.rows, {"vocab_size": t.model.vocab_size}, t.hidden, "word")
+
+
+def eager_mask(t: Pass) -> None:
+    """Make the additive mask that eager attention adds to the scores of all layers."""
+    if not t.sdpa:
+        part, t.part = t.part, "mask"
+        rows = {"micro_batch": t.training.micro_batch, **t.tokens}
+        t.mask = t.free("mask", rows, {"key_tokens": t.training.sequence_tokens}, t.weights)
+        t.part = part
+
+
+def logits(t: Pass, x: Tensor) -> Tensor:
+    """Multiply by the output head; a tied head is the table of the words."""
+    t.part = "head"
+    return t.linear(x, {"vocab_size": t.model.vocab_size}, "logits", t.model.head_bias, matrix=t.tied)
+
+
+def causal_loss(t: Pass, logits: Tensor) -> Tensor:
+    """Cross-entropy of the next word, on logits in fp32; labels are shifted by one word.
+
+    Shifting one sequence leaves a view of the labels and one word more; several are copied.
+    """
+    t.part = "loss"
+    wide = t.cast(logits, FP32, "logits in fp32")
+    batch = {"micro_batch": t.training.micro_batch}
+    labels = t.storage("labels", {**batch, "tokens_and_one": t.training.sequence_tokens + 1}, "int64")
+    shifted = labels if t.single else t.storage("shifted labels", t.rows, "int64")
+    return t.cross_entropy(wide, shifted)
+
+
+def plain_loss(t: Pass, logits: Tensor) -> Tensor:
+    """Cross-entropy in the type of the logits; the labels are the ids."""
+    t.part = "loss"
+    return t.cross_entropy(logits, t.ids)
