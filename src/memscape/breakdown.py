@@ -44,6 +44,15 @@ def maximum(first: Quantity, second: Quantity) -> Quantity:
     return _extreme(first, second, "maximum", max)
 
 
+def chosen_by(condition: Quantity, first: Quantity, second: Quantity) -> Quantity:
+    """Return the first quantity where a condition holds, else the second; element by element for arrays."""
+    if hasattr(condition, "shape"):
+        import numpy
+
+        return numpy.where(condition, first, second)
+    return first if condition else second
+
+
 def _extreme(first: Quantity, second: Quantity, name: str, scalar: Callable[..., Quantity]) -> Quantity:
     if hasattr(first, "shape") or hasattr(second, "shape"):
         import numpy
@@ -58,7 +67,8 @@ class Term:
 
     `group` says which part of the model it belongs to (attention, mlp_dense, ...), `phase` why it is held (weights,
     kv_cache, ...), `source` is a key of `data/sources.csv`. A term whose amount others measured, not derived, has a
-    `spread`: the lowest and the highest amount they report; the amount itself is then the likely one.
+    `spread`: the lowest and the highest amount they report; the amount itself is then the likely one. A term that is a
+    tensor has its `shape` in letters, its `dtype`, and `because`: why it is kept.
     """
 
     name: str
@@ -67,6 +77,9 @@ class Term:
     phase: str = ""
     source: str = ""
     spread: tuple[Quantity, Quantity] | None = None
+    shape: str = ""
+    dtype: str = ""
+    because: str = ""
 
     @cached_property
     def amount(self) -> Quantity:
@@ -168,11 +181,19 @@ class Breakdown:
         return iter(self.terms)
 
     def to_frame(self) -> pandas.DataFrame:
-        """Return the terms as a pandas DataFrame: name, group, phase, amount, low, high, factors, source."""
+        """Return the terms as a pandas DataFrame: name, group, phase, amount, low, high, factors, source.
+
+        Terms that are tensors also have tensor, shape, dtype, bytes and kept_because.
+        """
         import pandas
 
         columns = ("name", "group", "phase", "amount", "low", "high", "substituted", "source")
-        return pandas.DataFrame([[getattr(t, c) for c in columns] for t in self.terms], columns=list(columns))
+        frame = pandas.DataFrame([[getattr(t, c) for c in columns] for t in self.terms], columns=list(columns))
+        if any(term.shape for term in self.terms):
+            for column, place in (("shape", "shape"), ("dtype", "dtype"), ("kept_because", "because")):
+                frame[column] = [getattr(term, place) for term in self.terms]
+            frame["tensor"], frame["bytes"] = frame["name"], frame["amount"]
+        return frame
 
     def _repr_html_(self) -> str:
         from memscape.views import text

@@ -45,6 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--autocast", action="store_true")
     parser.add_argument("--layers", type=int)
     parser.add_argument("--device", default="meta")
+    parser.add_argument("--everything", action="store_true")
     parser.add_argument("--most", type=int, default=40)
     given = vars(parser.parse_args(arguments))
     what, model, most = given.pop("what"), given.pop("model"), given.pop("most")
@@ -53,6 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
         kept = saved_tensors(config_of(model), **given)
         say("\n".join(map(line, kept)) + f"\n{sum(each.bytes for each in kept):>15,}  total\n")
         return
+    given.pop("everything")
     course = step_course(config_of(model), **given)
     for (step, moment), size in course.bytes.items():
         say(f"{step} {moment:<16} {size:>16,}\n")

@@ -10,9 +10,11 @@ from __future__ import annotations
 import copy
 import gc
 import weakref
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 from unittest import mock
 
@@ -157,12 +159,8 @@ class Places:
 
     def of(self, node: Any) -> str:
         """Return the module whose forward made an autograd node."""
-        number, found = node._sequence_nr(), "(loss)"
-        for first, name in self.entered:
-            if first > number:
-                break
-            found = name
-        return found
+        place = bisect_right(self.entered, node._sequence_nr(), key=itemgetter(0))
+        return self.entered[place - 1][1] if place else "(loss)"
 
 
 def held_apart(model: Any, *more: torch.Tensor) -> set[int]:

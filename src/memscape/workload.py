@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
+from memscape import tables
 from memscape.breakdown import Quantity
 from memscape.catalog import cache_precision, weight_precisions
 from memscape.problem import Problem, chosen, one_of, unknown
@@ -24,10 +26,15 @@ SINGLE = ("block_tokens", "prefill_tokens")
 MAY_BE_NONE = ("reserved_tokens", "prefill_tokens", "target_tokens", "global_batch")
 
 TRAINING_PRECISIONS = ("fp32", "bf16", "bf16-autocast", "bf16-mixed")
+FP32_WEIGHTS = ("fp32", "bf16-autocast")
+NUMBER_TYPES = ("fp32", "bf16")
 RECOMPUTE = ("none", "selective", "full")
 IMPLEMENTATIONS = ("transformers", "megatron")
 METHODS = ("full", "lora", "qlora")
 UPDATES = ("single", "foreach", "fused")
+OBJECTIVES = ("causal", "masked", "sequence")
+ALL_LINEAR = "all-linear"
+LEAST_TRAINING = ("micro_batch", "sequence_tokens", "target_tokens", "global_batch", "lora_rank")
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,7 @@ class Inference:
         for name, value in given.items():
             if name in SINGLE and type(value) is not int:
                 raise Problem(f"{name} is {str(value)[:40]}; use one whole number from {LEAST[name]} to {LARGEST:,}")
-            object.__setattr__(self, name, _checked(name, value, LEAST[name]))
+            object.__setattr__(self, name, whole(name, value, LEAST[name]))
         chosen("precision", self.weights, weight_precisions())
         cache_precision(self.kv_cache)
         if self.engine not in ENGINES:
@@ -80,7 +87,7 @@ class Inference:
         return self.prompt_tokens + self.output_tokens
 
 
-def _checked(name: str, value: Quantity, least: int) -> Quantity:
+def whole(name: str, value: Quantity, least: int) -> Quantity:
     """Return a number that is whole and in range; an array as float64, which holds every whole number up to 2**53."""
     if getattr(value, "shape", None) == ():
         value = value.item()
@@ -145,3 +152,100 @@ class Training:
     adapter_precision: str = "fp32"
     base_precision: str = "nf4-dq"
     freeze: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot run on any model; what the model decides is refused where the two meet."""
+        for name in LEAST_TRAINING:
+            value = getattr(self, name)
+            if value is not None or name not in MAY_BE_NONE:
+                object.__setattr__(self, name, whole(name, value, 1))
+        for name, known in _choices(self).items():
+            object.__setattr__(self, name, chosen(name.replace("_", " "), getattr(self, name), known))
+        for name, may_be_none in (("dropout", True), ("lora_dropout", False)):
+            _check_rate(name, getattr(self, name), may_be_none)
+        object.__setattr__(self, "freeze", _names("freeze", self.freeze, "embeddings"))
+        if self.lora_targets != ALL_LINEAR:
+            object.__setattr__(self, "lora_targets", _names("lora_targets", self.lora_targets, "q_proj"))
+        _check_batch(self)
+        _check_together(self)
+
+    @property
+    def weights(self) -> str:
+        """The precision in which the weights that the model computes with are held."""
+        return "fp32" if self.precision in FP32_WEIGHTS else "bf16"
+
+    @property
+    def gradient_precision(self) -> str:
+        """The precision of the gradients: that of the weights unless another is asked for."""
+        return self.gradients or self.weights
+
+
+def _choices(training: Training) -> dict[str, Collection[str]]:
+    """The fields that are names, and the names that each can be."""
+    if str(training.precision).lower().startswith(("fp16", "float16", "half")):
+        with_states = f' and optimizer "{training.optimizer}"' if str(training.optimizer).endswith("8bit") else ""
+        raise Problem(
+            f'precision "{str(training.precision)[:40]}"{with_states} needs a loss scaler, which checks and rescales '
+            f'every gradient and is not modelled; use "bf16-mixed", which holds as many bytes and needs none'
+        )
+    optional = {"gradients": NUMBER_TYPES, "objective": OBJECTIVES}
+    return {
+        "precision": TRAINING_PRECISIONS,
+        "optimizer": tables.by_key("optimizers"),
+        "update": UPDATES,
+        "recompute": RECOMPUTE,
+        "attention": ATTENTION,
+        "implementation": IMPLEMENTATIONS,
+        "method": METHODS,
+        "adapter_precision": NUMBER_TYPES,
+        "base_precision": tables.by_key("precisions"),
+    } | {name: known for name, known in optional.items() if getattr(training, name) is not None}
+
+
+def _check_rate(name: str, value: object, may_be_none: bool) -> None:
+    if value is None and may_be_none:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise Problem(f"{name} is {str(value)[:40]}; use a rate of at least 0 and below 1")
+
+
+def _names(name: str, value: object, example: str) -> tuple[str, ...]:
+    """Return a list of names as a tuple; a lone word is refused, since its letters would be read as names."""
+    if not isinstance(value, tuple | list) or not all(isinstance(each, str) for each in value):
+        raise Problem(f'{name} is {str(value)[:40]!r}; list the names, as in ("{example}",)')
+    return tuple(dict.fromkeys(value))
+
+
+def _check_batch(training: Training) -> None:
+    if training.global_batch is None:
+        return
+    uneven = training.global_batch % training.micro_batch != 0
+    if uneven.any() if hasattr(uneven, "any") else uneven:
+        raise Problem(
+            f"global_batch {str(training.global_batch)[:40]} is no whole number of micro-batches of "
+            f"{str(training.micro_batch)[:40]}; use a multiple"
+        )
+
+
+def _check_together(training: Training) -> None:
+    """Refuse what two fields say against each other."""
+    from memscape.memory.weights import GROUPS
+
+    possible = tables.by_key("optimizers")[training.optimizer]["updates"].split()
+    if training.update not in possible:
+        raise Problem(f'optimizer "{training.optimizer}" has no {training.update} update; use {one_of(possible)}')
+    if training.gradients == "bf16" and training.precision in FP32_WEIGHTS:
+        raise Problem(
+            f'precision "{training.precision}" has 32-bit weights, and a gradient has the type of its weight; '
+            f'leave gradients out, or use precision "bf16" or "bf16-mixed"'
+        )
+    if training.recompute == "selective" and training.implementation != "megatron":
+        raise Problem('recompute "selective" is Megatron\'s; use implementation "megatron", or recompute "full"')
+    for each in training.freeze:
+        chosen("group", each, GROUPS)
+    if training.freeze and training.method != "full":
+        raise Problem(f'method "{training.method}" trains the adapters alone, all groups are frozen; leave freeze out')
+    if training.method == "qlora" and tables.by_key("precisions")[training.base_precision]["quantises"] == "everything":
+        raise Problem(f'base_precision "{training.base_precision}" is not quantised; use "nf4-dq", or method "lora"')
+    if not training.lora_targets:
+        raise Problem(f'lora_targets is empty; use "{ALL_LINEAR}" or list modules, as in ("q_proj", "v_proj")')

@@ -1,4 +1,4 @@
-"""What a forward pass needs beside weights and cache: the residual stream, the widest operator, the logits."""
+"""What a forward pass needs beside weights and cache, and what training keeps of it for backward."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ from memscape import tables
 from memscape.breakdown import Breakdown, Quantity, Term, maximum, minimum, product
 from memscape.catalog import precision
 from memscape.memory.tensors import Sizes
+from memscape.memory.kept import kept_tensors
 from memscape.model import Model
-from memscape.workload import Inference
+from memscape.workload import Inference, Training
 
 LOGIT_BYTES = {"bytes_per_logit": 4}
 
 
-def activations(model: Model, inference: Inference) -> Breakdown:
-    """Count the bytes alive at the highest point of prefill, when one layer at a time is computed.
+def activations(model: Model, workload: Inference | Training) -> Breakdown:
+    """Count the bytes of activations: for inference the highest point of prefill, for training what backward needs.
+
+    For training see `kept_tensors`; the rest of this text is about inference, where one layer at a time is computed.
 
         T · (c · h + widest) · w  +  sequences · V · 4      [bytes], T tokens in one forward pass
 
@@ -24,8 +27,10 @@ def activations(model: Model, inference: Inference) -> Breakdown:
     Not for:   an engine's start-up profile, prompt log-probabilities (a row for every token).
     Source:    formulas_inference
     """
-    tokens = _tokens_in_pass(inference, inference.sequences * inference.prompt_tokens)
-    return _alive(model, inference, tokens)
+    if isinstance(workload, Training):
+        return kept_tensors(model, workload)
+    tokens = _tokens_in_pass(workload, workload.sequences * workload.prompt_tokens)
+    return _alive(model, workload, tokens)
 
 
 def decode_activations(model: Model, inference: Inference) -> Breakdown:

@@ -21,11 +21,11 @@ AGAIN = "the layer is computed again from it"
 class Pass(Operators):
     """A forward pass of a model on one micro-batch: the operators, and the sizes that every block reads."""
 
-    def __init__(self, model: Model, training: Training, single: bool) -> None:
-        """Take the sizes of the model and of the micro-batch."""
+    def __init__(self, model: Model, training: Training, single: bool, windowed: bool = False) -> None:
+        """Take the sizes of the model and of the micro-batch; `windowed`: it is longer than the local layers see."""
         compute = FP32 if training.precision in ("fp32", "bf16-autocast") else BF16
         super().__init__(compute, training.precision == "bf16-autocast", single)
-        self.model, self.training = model, training
+        self.model, self.training, self.windowed = model, training, windowed
         self.rows: Sizes = {"micro_batch": training.micro_batch, "sequence_tokens": training.sequence_tokens}
         self.tokens: Sizes = {"sequence_tokens": training.sequence_tokens}
         self.hidden: Sizes = {"hidden_size": model.hidden_size}

@@ -139,19 +139,20 @@ class Tape:
         self.gradients: dict[tuple[str, str, str], Storage] = {}
         self.part = ""
         self.scope = ""
+        self.accumulates = False
 
     def storage(self, name: str, sizes: Sizes, dtype: str, role: str = "activation") -> Storage:
         """Make a storage; it belongs to the part of the model that is running."""
         return Storage(self, Block(name, self.part, sizes, dtype, self.scope, role))
 
-    def kept(self, first: int = 0, last: int | None = None) -> Iterator[tuple[Block, str]]:
-        """Go through the distinct storages that the nodes keep, in the order in which they were first kept."""
+    def kept(self, first: int = 0, last: int | None = None) -> Iterator[tuple[int, str]]:
+        """Go through the distinct blocks that the nodes keep, by index, in the order in which they were first kept."""
         seen: set[int] = set()
         for node in self.nodes[first:last]:
             for storage, reason in node.kept:
                 if storage.index not in seen:
                     seen.add(storage.index)
-                    yield self.blocks[storage.index], reason
+                    yield storage.index, reason
 
     def backward(self, down_to: int = 0) -> None:
         """Run the graph back, newest node first, down to a node."""
@@ -191,6 +192,8 @@ class Tape:
             way.to.gradients.setdefault(way.place, gradient)
             return
         key = (way.to.scope, way.to.part, way.to.name)
+        if self.accumulates:
+            return
         if key in self.gradients:
             gradient = Storage(self, self.blocks[gradient.index])
         self.gradients[key] = gradient

@@ -1,50 +1,109 @@
-"""A training step on the tape: stage by stage forward, then backward, and how high memory stands at each event."""
+"""A training step on the tape, stage by stage forward and back, and how high memory stands at each event.
+
+Alike layers are run once. Each run of a stage changes what is alive by the same amount, so the height anywhere in a
+stack of n layers follows from one layer: it is highest in the first or in the last of them.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import product
+from typing import NamedTuple
 
-from memscape.breakdown import Quantity, maximum
+from memscape.breakdown import Quantity, chosen_by
 from memscape.memory.blocks import Pass
 from memscape.memory.forward import Stage, recipe_of, stages
-from memscape.memory.tape import Block, Kept, Tensor, amount
+from memscape.memory.tape import Block, amount
 from memscape.model import Model
 from memscape.workload import Training
 
 EMBEDDING, HEAD = "embedding", "head"
+FORWARD, BACKWARD = "forward", "backward"
+
+
+class Case(NamedTuple):
+    """What decides which tensors there are, beside the model and the settings.
+
+    `single`: a micro-batch is one sequence. `windowed`: sequences are longer than the local layers see. `accumulates`:
+    gradients of earlier micro-batches are there already.
+    """
+
+    single: bool
+    windowed: bool = False
+    accumulates: bool = False
+
+
+def cases(model: Model, training: Training) -> list[tuple[Case, Quantity]]:
+    """Return the cases that a workload falls into, each with where it applies: True, or a share of 0 or 1 per element.
+
+    A workload of plain numbers falls into one case; one of arrays may fall into several.
+    """
+    batch = training.micro_batch
+    more = False if training.global_batch is None else training.global_batch > batch
+    asked = (batch == 1, bool(model.window) and training.sequence_tokens > (model.window or 0), more)
+    if not any(hasattr(each, "shape") for each in asked):
+        return [(Case(*(bool(each) for each in asked)), True)]
+    import numpy
+
+    asked = numpy.broadcast_arrays(*asked)
+    found = []
+    for flags in product((False, True), repeat=3):
+        where = numpy.logical_and.reduce([each == flag for each, flag in zip(asked, flags, strict=True)])
+        if where.any():
+            found.append((Case(*flags), True if where.all() else where.astype("float64")))
+    return found
 
 
 @dataclass
 class Span:
-    """Where a stage stands on the tape: its first node, its first event, the storage of its input, its backward."""
+    """Where a stage stands on the tape: its first node, the storage of its input, its events in both directions."""
 
-    name: str
     node: int
-    event: int
-    entry: int = -1
-    backward: tuple[int, int] = (0, 0)
+    entry: int
+    first: int
+    events: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The highest point of one direction: the bytes above the parameters, and the place on the tape."""
+
+    bytes: Quantity
+    place: Quantity
 
 
 class Trace:
-    """The events of one step. Alike layers are run once; `order` says how often each stage counts."""
+    """The events of one step. `order` names the stages as they run, with the number of alike layers of each."""
 
-    def __init__(self, model: Model, training: Training, single: bool) -> None:
-        """Run a step forward and back."""
-        self.tape = t = Pass(model, training, single)
+    def __init__(self, model: Model, training: Training, case: Case) -> None:
+        """Run a step forward and back, in the case that it is."""
+        self.tape = Pass(model, training, case.single, case.windowed)
+        self.tape.accumulates = case.accumulates
         self.recipe, self.full = recipe_of(model), training.recompute == "full"
         self.spans: dict[str, Span] = {}
         layers = stages(model)
         self.order = [(EMBEDDING, 1), *((each.name, each.count) for each in layers), (HEAD, 1)]
         held = self._forward({each.name: each for each in layers})
-        self.forward_end = len(t.events)
+        self._close()
         self.kept = {name: list(self._kept(name)) for name in self.spans}
         self._backward(held)
+        self.sizes = [amount(block) for block in self.tape.blocks]
 
-    def _begin(self, name: str, x: Tensor | None = None) -> None:
-        entry = -1 if x is None else x.storage.index
+    # running
+
+    def _begin(self, name: str, entry: int = -1) -> None:
+        self._close()
         self.tape.scope = name
-        self.spans[name] = Span(name, len(self.tape.nodes), len(self.tape.events), entry)
+        self.spans[name] = Span(len(self.tape.nodes), entry, len(self.tape.events))
+
+    def _close(self) -> None:
+        """End the events of the stage that ran last."""
+        if self.spans:
+            last = list(self.spans.values())[-1]
+            last.events[FORWARD] = (last.first, len(self.tape.events))
 
     def _forward(self, layers: dict[str, Stage]) -> list[object]:
         """Run the stages; return what lives on to backward without being kept by the graph: logits, loss, tables."""
@@ -52,18 +111,18 @@ class Trace:
         self._begin(EMBEDDING)
         x = self.recipe.embed(t)
         for name, stage in layers.items():
-            self._begin(name, x)
+            self._begin(name, x.storage.index)
             again = self.full and self.recipe.checkpoints and stage.layer
             x = (t.checkpointed(stage.run, self.recipe.hands_mask) if again else stage.run)(t, x)
-        self._begin(HEAD, x)
+        self._begin(HEAD, x.storage.index)
         shared: list[object] = [t.tables]
         if not self.full:
             self._forget()
         x = self.recipe.head(t, x)
         loss = self.recipe.loss(t, x)
         t.copies.clear()
-        assert loss.node is not None
-        loss.node.gradients[0] = t.storage("gradient of the loss", {"numbers": 1}, loss.dtype)
+        if loss.node is not None:
+            loss.node.gradients[0] = t.storage("gradient of the loss", {"numbers": 1}, loss.dtype)
         return [x, loss, shared]
 
     def _forget(self) -> None:
@@ -75,36 +134,116 @@ class Trace:
         t = self.tape
         for name, span in reversed(self.spans.items()):
             t.scope, first = name, len(t.events)
+            if name == EMBEDDING:
+                self._forget()
+                held.pop()
             t.backward(span.node)
-            span.backward = (first, len(t.events))
-        self._forget()
-        held.clear()
-        self.spans[EMBEDDING].backward = (self.spans[EMBEDDING].backward[0], len(t.events))
+            if name == EMBEDDING:
+                held.clear()
+            span.events[BACKWARD] = (first, len(t.events))
 
-    def _kept(self, name: str) -> Iterator[tuple[Block, str]]:
-        following = [span.node for span in self.spans.values()][list(self.spans).index(name) + 1 :]
-        return self.tape.kept(self.spans[name].node, following[0] if following else None)
+    def _kept(self, name: str) -> Iterator[tuple[int, str]]:
+        names = list(self.spans)
+        following = names[names.index(name) + 1 :]
+        return self.tape.kept(self.spans[name].node, self.spans[following[0]].node if following else None)
 
-    def moments(self) -> dict[str, Quantity]:
-        """Return the bytes above the parameters at the four moments of a pass forward and back."""
-        ends = dict(zip(self.spans, [*(span.event for span in self.spans.values()), self.forward_end][1:], strict=True))
-        forward, end = self._course([(name, count, self.spans[name].event, ends[name]) for name, count in self.order], 0)
-        back = [(name, count, *self.spans[name].backward) for name, count in reversed(self.order)]
-        backward, after = self._course(back, end)
-        return {"forward_peak": forward, "forward_end": end, "backward_peak": backward, "after_backward": after}
+    # how high memory stands
 
-    def _course(self, runs: list[tuple[str, int, int, int]], live: Quantity) -> tuple[Quantity, Quantity]:
-        peak = live
-        sizes = [amount(block) for block in self.tape.blocks]
-        for _name, count, first, last in runs:
-            net: Quantity = 0
-            top: Quantity = 0
-            for event in self.tape.events[first:last]:
-                net = net + sizes[event] if event >= 0 else net - sizes[~event]
-                top = maximum(top, net)
-            peak = maximum(peak, live + top + maximum(0, (count - 1) * net))
+    def end(self, direction: str) -> Quantity:
+        """Return the bytes alive when a direction has run."""
+        live: Quantity = 0
+        for way in (FORWARD, BACKWARD)[: 2 if direction == BACKWARD else 1]:
+            for name, count in self.order:
+                live = live + count * self._curve(name, way)[0]
+        return live
+
+    def peak(self, direction: str) -> Peak:
+        """Return the highest point of a direction."""
+        live = 0 if direction == FORWARD else self.end(FORWARD)
+        best, place = live, -1
+        for run, (name, count) in enumerate(self._runs(direction)):
+            net, top, at = self._curve(name, direction)
+            for repeat in {0, count - 1}:
+                height = live + repeat * net + top
+                higher = height > best
+                best = chosen_by(higher, height, best)
+                place = chosen_by(higher, (2 * run + (repeat > 0)) * len(self.tape.events) + at, place)
             live = live + count * net
-        return peak, live
+        return Peak(best, place)
+
+    def _runs(self, direction: str) -> list[tuple[str, int]]:
+        return self.order if direction == FORWARD else self.order[::-1]
+
+    def _curve(self, name: str, direction: str) -> tuple[Quantity, Quantity, Quantity]:
+        """What one run of a stage adds, its highest point above its start, and the event of that point."""
+        first, last = self.spans[name].events[direction]
+        net: Quantity = 0
+        top, at = net, first
+        for place in range(first, last):
+            event = self.tape.events[place]
+            if event < 0:
+                net = net - self.sizes[~event]
+                continue
+            net = net + self.sizes[event]
+            higher = net > top
+            top, at = chosen_by(higher, net, top), chosen_by(higher, place, at)
+        return net, top, at
+
+    # what is alive
+
+    def alive(self, direction: str, place: int | None) -> Counter[int]:
+        """Return how many of each block are alive at a place; None: at the end of the direction."""
+        found = self._changes(FORWARD, self.order if direction == BACKWARD else [])
+        runs = self._runs(direction)
+        if place is None:
+            return _settled(self._changes(direction, runs, found), self.tape.blocks)
+        if place < 0:
+            return _settled(found, self.tape.blocks)
+        step, at = divmod(place, len(self.tape.events))
+        run, last = divmod(step, 2)
+        name, count = runs[run]
+        self._changes(direction, [*runs[:run], (name, (count - 1) * last)], found)
+        for event in self.tape.events[self.spans[name].events[direction][0] : at + 1]:
+            found[event if event >= 0 else ~event] += 1 if event >= 0 else -1
+        return _settled(found, self.tape.blocks)
+
+    def _changes(
+        self, direction: str, runs: list[tuple[str, int]], found: Counter[int] | None = None
+    ) -> Counter[int]:
+        found = Counter() if found is None else found
+        totals: Counter[str] = Counter()
+        for name, count in runs:
+            totals[name] += count
+        for name, count in totals.items():
+            first, last = self.spans[name].events[direction]
+            for event in self.tape.events[first:last]:
+                found[event if event >= 0 else ~event] += count if event >= 0 else -count
+        return found
 
 
-__all__ = ["Kept"]
+def _settled(found: Counter[int], blocks: list[Block]) -> Counter[int]:
+    """Balance blocks of the same sizes: a layer frees the result of the layer before it, which has another number."""
+    kinds: dict[tuple[object, ...], list[int]] = {}
+    for index, count in found.items():
+        if count:
+            kinds.setdefault((tuple(blocks[index].sizes), blocks[index].dtype, blocks[index].role), []).append(index)
+    settled: Counter[int] = Counter()
+    for alike in kinds.values():
+        owed = -sum(found[index] for index in alike if found[index] < 0)
+        for index in alike:
+            here = max(0, found[index])
+            paid = min(owed, here)
+            owed -= paid
+            settled[index] = here - paid
+    return +settled
+
+
+def trace(model: Model, training: Training, case: Case) -> Trace:
+    """Return the trace of a step; the last ones are remembered, since one answer asks for several moments."""
+    arrays = (training.micro_batch, training.sequence_tokens, training.target_tokens)
+    return Trace(model, training, case) if any(hasattr(each, "shape") for each in arrays) else _known(model, training, case)
+
+
+@lru_cache(maxsize=16)
+def _known(model: Model, training: Training, case: Case) -> Trace:
+    return Trace(model, training, case)

@@ -1,0 +1,145 @@
+"""The tensors of a training step as terms: what autograd keeps, and what is alive at one moment of the step."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+
+from memscape import tables
+from memscape.breakdown import Breakdown, Quantity, Term
+from memscape.memory.tape import BYTES, Block
+from memscape.memory.trace import EMBEDDING, HEAD, Trace, cases, trace
+from memscape.model import Model
+from memscape.workload import Training
+
+SOURCE = "pytorch_autograd"
+# the parts of the passes, by the groups of the model that they belong to
+GROUPS = {
+    "embedding": "embeddings",
+    "attention": "attention",
+    "mask": "attention",
+    "rotary": "attention",
+    "mlp": "mlp_dense",
+    "expert": "experts",
+    "shared": "experts",
+    "router": "router",
+    "head": "lm_head",
+    "loss": "lm_head",
+}
+
+
+def kept_tensors(model: Model, training: Training) -> Breakdown:
+    """Count what autograd keeps from forward to backward of one micro-batch of the whole model, loss included.
+
+        Σ over kept tensors: layers · sizes of the tensor · bytes per element      [bytes]
+
+    Every term is a tensor: its shape, its type and why it is kept. Tensors that all layers share (rotary tables, masks)
+    count once. Under autocast the copies of the weights that backward reads are terms too.
+    Holds for: transformers 5.23 with PyTorch 2.13, train mode, no padding mask, labels for every token.
+    Not for:   what lives on beside it: the logits while the output lives, the labels the caller holds.
+    Raises:    Problem for a family whose forward pass is not described, or a workload that the model cannot take.
+    Source:    pytorch_autograd
+    """
+    result = Breakdown("bytes", notes=model.notes)
+    for case, where in cases(model, training):
+        result += _where(_kept(trace(model, training, case)), where)
+    return result
+
+
+def _kept(step: Trace) -> Breakdown:
+    names = [name for name, _ in step.order]
+    counts: Counter[str] = Counter()
+    for name, count in step.order:
+        counts[name] += count
+    alone = len(set(names)) == 3
+    terms, seen = [], set[int]()
+    for name in dict.fromkeys(names):
+        entry = step.spans[name].entry
+        for index, reason in step.kept[name]:
+            block = step.tape.blocks[index]
+            own = block.scope == name or index == entry
+            if index in seen and not own:
+                continue
+            seen.add(index)
+            layers = _layers(name, counts[name], alone) if own and name not in (EMBEDDING, HEAD) else {}
+            terms.append(_term(block, layers, reason))
+    return Breakdown("bytes", tuple(terms))
+
+
+def _layers(name: str, count: int, alone: bool) -> dict[str, Quantity]:
+    """The layers that keep a tensor; `alone`: the model has one kind of layer."""
+    return {"layers" if alone else name.replace(" ", "_") + "s": count}
+
+
+def alive_at(model: Model, training: Training, direction: str, highest: bool) -> Breakdown:
+    """Return the tensors alive at the highest point of a direction, or at its end, above weights and earlier states."""
+    result = Breakdown("bytes", notes=model.notes)
+    for case, where in cases(model, training):
+        step = trace(model, training, case)
+        place = step.peak(direction).place if highest else None
+        for each, share in _places(place):
+            result += _where(_where(Breakdown("bytes", tuple(_alive(step, direction, each))), share), where)
+    return result
+
+
+def _places(place: Quantity) -> Iterator[tuple[int | None, Quantity]]:
+    """The places of a peak: one, or several, each with the elements of the grid that stand there."""
+    if not hasattr(place, "shape"):
+        yield place, True
+        return
+    import numpy
+
+    for each in numpy.unique(place):
+        yield int(each), (place == each).astype("float64")
+
+
+def _alive(step: Trace, direction: str, place: int | None) -> Iterator[Term]:
+    """Alike tensors of several layers are one term."""
+    joined: Counter[tuple[object, ...]] = Counter()
+    first: dict[tuple[object, ...], Block] = {}
+    for index, count in sorted(step.alive(direction, place).items()):
+        block = step.tape.blocks[index]
+        key = (block.name, block.part, tuple(block.sizes), block.dtype, block.role)
+        joined[key] += count
+        first.setdefault(key, block)
+    for key, count in joined.items():
+        yield _term(first[key], {"copies": count} if count > 1 else {}, "")
+
+
+def _term(block: Block, layers: dict[str, Quantity], reason: str) -> Term:
+    phase = "gradients" if block.role == "gradient" else "activations"
+    return Term(
+        f"{block.part}: {block.name}",
+        {**layers, **block.sizes, "bytes_per_element": BYTES[block.dtype]},
+        group_of(block.part),
+        phase,
+        SOURCE,
+        shape=" × ".join(_letter(name) for name in block.sizes),
+        dtype=block.dtype,
+        because=reason,
+    )
+
+
+def group_of(part: str) -> str:
+    """Return the group of the model that a part of a pass belongs to."""
+    if part.endswith("norm"):
+        return "norms"
+    return GROUPS.get(part.partition(" ")[0], "other")
+
+
+def _letter(name: str) -> str:
+    letter = tables.by_key("symbols").get(name, {}).get("latex", name)
+    return letter.replace("{", "").replace("}", "").replace("\\", "")
+
+
+def _where(part: Breakdown, where: Quantity) -> Breakdown:
+    """Limit a part to the elements of a grid where it applies."""
+    if where is True:
+        return part
+    return replace(part, terms=tuple(_limited(term, where) for term in part.terms))
+
+
+def _limited(term: Term, where: Quantity) -> Term:
+    here = term.factors.get("where_it_applies", 1) * where
+    return replace(term, factors={**term.factors, "where_it_applies": here})
