@@ -1,4 +1,8 @@
-"""CUDA's choices on other devices: fused dropout, the attention kernel, autocast's casting rules."""
+"""CUDA's choices on other devices: fused dropout, the attention kernel, autocast's casting rules.
+
+Needs torch (extra `measure`). On the meta device nothing is computed, and no kernel is chosen: what CUDA would choose
+is written here. What a CUDA kernel keeps for backward is then declared by PyTorch itself.
+"""
 
 from __future__ import annotations
 
@@ -9,52 +13,67 @@ import torch.nn.functional as F  # noqa: N812
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+WIDEST_FLASH_HEAD = 256
 # the lists of https://docs.pytorch.org/docs/stable/amp.html for CUDA
-LOWER = """__matmul__ addbmm addmm addmv addr baddbmm bmm chain_matmul multi_dot conv1d conv2d conv3d conv_tbc linear
-matmul mm mv prelu scaled_dot_product_attention einsum __rmatmul__""".split()
-FULL = """__pow__ __rpow__ acos asin binary_cross_entropy_with_logits cosh cosine_embedding_loss cosine_similarity cross_entropy cumprod
-cumsum dist erfinv exp expm1 group_norm hinge_embedding_loss kl_div l1_loss layer_norm log log10 log_softmax log1p log2
-margin_ranking_loss mse_loss multilabel_margin_loss multi_margin_loss nll_loss norm normalize pdist poisson_nll_loss pow
-prod reciprocal rsqrt sinh smooth_l1_loss soft_margin_loss softmax softmin softplus sum renorm tan rms_norm
-triplet_margin_loss""".split()
+LOWER = frozenset(
+    """__matmul__ __rmatmul__ addbmm addmm addmv addr baddbmm bmm chain_matmul conv1d conv2d conv3d einsum linear matmul
+    mm multi_dot mv prelu scaled_dot_product_attention""".split()
+)
+FULL = frozenset(
+    """__pow__ __rpow__ acos asin binary_cross_entropy_with_logits cosh cosine_embedding_loss cosine_similarity
+    cross_entropy cumprod cumsum dist erfinv exp expm1 group_norm hinge_embedding_loss kl_div l1_loss layer_norm log
+    log10 log1p log2 log_softmax margin_ranking_loss mse_loss multi_margin_loss multilabel_margin_loss nll_loss norm
+    normalize pdist poisson_nll_loss pow prod reciprocal renorm rms_norm rsqrt sinh smooth_l1_loss soft_margin_loss
+    softmax softmin softplus sum tan triplet_margin_loss""".split()
+)
 
 
 class AsCuda(TorchFunctionMode):
-    """Sends dropout and attention to CUDA's operators and, under autocast, casts as CUDA's autocast does."""
+    """Sends dropout and attention to CUDA's operators and, under autocast, casts as CUDA's autocast does.
 
-    def __init__(self, autocast: bool = False, emulate: bool = True, caching: bool = True) -> None:
+    Attention is sent on the meta device alone: a CPU has none of these kernels. On CUDA nothing is changed.
+    """
+
+    def __init__(self, autocast: bool = False, caching: bool = True) -> None:
         """Start with an empty cache of weight copies."""
         super().__init__()
-        self.autocast, self.emulate, self.caching = autocast, emulate, caching
-        self.cache: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self.autocast, self.caching = autocast, caching
+        self.copies: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self.weight_copies: set[int] = set()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run a function as CUDA would."""
-        kwargs = kwargs or {}
-        name = getattr(func, "__name__", "")
-        if self.autocast and name in LOWER:
-            args, kwargs = pytree.tree_map_only(torch.Tensor, self._lower, (args, kwargs))
-        elif self.autocast and name in FULL:
-            args, kwargs = pytree.tree_map_only(torch.Tensor, _full, (args, kwargs))
+        args, kwargs = self._cast(getattr(func, "__name__", ""), args, kwargs or {})
         if func is torch.Tensor.__bool__ and args[0].is_meta:
-            return True  # the one question asked: is every token of the same sequence
-        if self.emulate and func is F.dropout:
+            return True  # the one question asked of values: do all tokens belong to one sequence
+        if func is F.dropout:
             return dropout(*args, **kwargs)
-        if self.emulate and func is F.scaled_dot_product_attention:
+        if func is F.scaled_dot_product_attention and args[0].is_meta:
             return attention(*args, **kwargs)
         return func(*args, **kwargs)
 
+    def forget(self) -> None:
+        """Drop the cached copies, as autocast does when its block ends."""
+        self.copies = {}
+
+    def _cast(self, name: str, args: Any, kwargs: Any) -> Any:
+        if self.autocast and name in LOWER:
+            return pytree.tree_map_only(torch.Tensor, self._lower, (args, kwargs))
+        if self.autocast and name in FULL:
+            return pytree.tree_map_only(torch.Tensor, _full, (args, kwargs))
+        return args, kwargs
+
     def _lower(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Return the tensor in bf16; a leaf that is trained is copied once."""
+        """Return the tensor in bf16; a weight that is trained is copied once."""
         if tensor.dtype != torch.float32:
             return tensor
         if not (self.caching and tensor.requires_grad and tensor.is_leaf and not tensor._is_view()):
             return tensor.to(torch.bfloat16)
-        if id(tensor) not in self.cache:
-            self.cache[id(tensor)] = tensor, tensor.to(torch.bfloat16)
-            self.weight_copies.add(self.cache[id(tensor)][1].untyped_storage()._cdata)
-        return self.cache[id(tensor)][1]
+        if id(tensor) not in self.copies:
+            copy = tensor.to(torch.bfloat16)
+            self.copies[id(tensor)] = tensor, copy
+            self.weight_copies.add(copy.untyped_storage()._cdata)
+        return self.copies[id(tensor)][1]
 
 
 def _full(tensor: torch.Tensor) -> torch.Tensor:
@@ -65,7 +84,7 @@ def dropout(input: torch.Tensor, p: float = 0.5, training: bool = True, inplace:
     """Drop out as CUDA does: one fused operator, whose mask has one byte per element."""
     if not training or p == 0:
         return input
-    return torch.ops.aten.native_dropout(input, p, True)[0]  # type: ignore[no-any-return]
+    return torch.ops.aten.native_dropout(input, p, True)[0]
 
 
 def attention(
@@ -79,25 +98,18 @@ def attention(
     enable_gqa: bool = False,
 ) -> torch.Tensor:
     """Attend with the operator that CUDA would choose."""
-    aten = torch.ops.aten
-    kernel = chosen_kernel(query, key, value, attn_mask, enable_gqa)
+    aten, given = torch.ops.aten, (query, key, value)
+    kernel = chosen_kernel(*given, attn_mask, enable_gqa)
     if kernel == "math":
-        return aten._scaled_dot_product_attention_math(  # type: ignore[no-any-return]
-            query, key, value, attn_mask, dropout_p, is_causal, None, scale=scale, enable_gqa=enable_gqa
-        )[0]
+        math = aten._scaled_dot_product_attention_math
+        return math(*given, attn_mask, dropout_p, is_causal, None, scale=scale, enable_gqa=enable_gqa)[0]
     if kernel == "flash":
-        return aten._scaled_dot_product_flash_attention(  # type: ignore[no-any-return]
-            query, key, value, dropout_p, is_causal, False, scale=scale
-        )[0]
-    if key.shape[1] != query.shape[1]:
+        return aten._scaled_dot_product_flash_attention(*given, dropout_p, is_causal, False, scale=scale)[0]
+    if key.shape[1] != query.shape[1]:  # this kernel knows no groups of heads
         key, value = (each.repeat_interleave(query.shape[1] // each.shape[1], 1) for each in (key, value))
-    if attn_mask is not None and attn_mask.dtype == torch.bool:
-        attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(attn_mask.logical_not(), float("-inf"))
-    if attn_mask is not None:
-        attn_mask = attn_mask.expand(query.shape[0], query.shape[1], query.shape[2], key.shape[2])
-    return aten._scaled_dot_product_efficient_attention(  # type: ignore[no-any-return]
-        query, key, value, attn_mask, True, dropout_p, is_causal, scale=scale
-    )[0]
+    bias = None if attn_mask is None else _bias(attn_mask, query, key)
+    efficient = aten._scaled_dot_product_efficient_attention
+    return efficient(query, key, value, bias, True, dropout_p, is_causal, scale=scale)[0]
 
 
 def chosen_kernel(
@@ -107,6 +119,13 @@ def chosen_kernel(
     if query.shape[1] != key.shape[1] and not grouped:
         return "math"
     head = query.shape[-1]
-    if mask is not None or query.dtype == torch.float32 or value.shape[-1] != head or head > 256:
+    if mask is not None or query.dtype == torch.float32 or value.shape[-1] != head or head > WIDEST_FLASH_HEAD:
         return "efficient"
     return "flash"
+
+
+def _bias(mask: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    """Return the mask as numbers to add to the scores, for every head."""
+    if mask.dtype == torch.bool:
+        mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill_(mask.logical_not(), float("-inf"))
+    return mask.expand(*query.shape[:3], key.shape[2])

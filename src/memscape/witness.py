@@ -1,43 +1,67 @@
-"""What PyTorch itself does: tensors kept for backward, and the life of every storage through a training step.
+"""What PyTorch itself does: the real model with random weights, and every tensor that autograd keeps for backward.
 
-Needs torch and transformers (extra `measure`). On the meta device nothing is computed; shapes, types and lifetimes are
-those of CUDA: LayerNorm keeps fp32 statistics there already, and `AsCuda` sends dropout, attention and autocast to what
-CUDA would run.
+Needs torch and transformers (extra `measure`). On the meta device shapes, types and lifetimes are those of CUDA (see
+`emulation`) and nothing is computed; on a CPU or on CUDA the model really runs.
 """
 
 from __future__ import annotations
 
 import copy
-import gc
 import weakref
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any
 from unittest import mock
 
 import torch
 import transformers
-from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
+from transformers.models.auto import modeling_auto
 
 from memscape.emulation import AsCuda
+from memscape.problem import Problem
 
 transformers.logging.set_verbosity_error()
 Config = Mapping[str, Any]
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp16": torch.float16}
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers")
 RATES = ("dropout", "pdrop", "drop_rate")
-MOMENTS = (
-    "forward_peak",
-    "forward_end",
-    "backward_peak",
-    "after_backward",
-    "optimizer_peak",
-    "after_optimizer",
+# for a config that names no class: what a model of its family is made for
+HEADS = (
+    modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+    modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
+ENCODERS = ("bert", "roberta", "albert", "distilbert", "electra", "xlm-roberta", "modernbert")
+
+
+@dataclass(frozen=True)
+class Adapters:
+    """LoRA adapters on a frozen model, as the library peft makes them."""
+
+    rank: int = 16
+    targets: tuple[str, ...] | str = "all-linear"
+    dropout: float = 0.0
+    dtype: str = "fp32"
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a model is run: the size of a micro-batch, types, kernels, the device; `layers` replaces the model's depth."""
+
+    batch: int
+    sequence: int
+    dtype: str = "bf16"
+    attention: str = "eager"
+    dropout: float | None = None
+    checkpointing: bool = False
+    autocast: bool = False
+    device: str = "meta"
+    layers: int | None = None
+    target: int | None = None
+    adapters: Adapters | None = None
 
 
 @dataclass(frozen=True)
@@ -52,66 +76,92 @@ class Kept:
     weight_copy: bool = False
 
 
+def saved_tensors(
+    config: Config, batch: int, sequence: int, names: bool = True, everything: bool = False, **settings: Any
+) -> list[Kept]:
+    """Return every storage that autograd keeps for backward after a forward pass with loss, in forward order.
+
+    `settings` are those of `Run`. Parameters and buffers are left out; bf16 copies of weights that autocast makes are
+    marked. With `everything` also what was kept for a branch that leads nowhere (DeepSeek's choice of experts) and is
+    free again at the end. `names` finds which operation keeps a tensor, which takes as long again.
+    """
+    run = Run(batch, sequence, **settings)
+    model = build(config, run)
+    cuda = AsCuda(run.autocast)
+    checkpoint(model, run, cuda)
+    hooks = _Hooks(Places(model), everything)
+    with torch.autograd.graph.saved_tensors_hooks(hooks.pack, hooks.unpack), forward(run, cuda):
+        output = model(**inputs(model, run), use_cache=False)
+    cuda.forget()
+    if names:
+        hooks.name(output.loss)
+    return hooks.kept(apart(model), cuda.weight_copies)
+
+
 def shortened(config: Config, layers: int | None) -> dict[str, Any]:
     """Return the config with another depth; lists with one entry per layer are cut alike."""
     raw = copy.deepcopy(dict(config))
-    key = next(each for each in DEPTHS if raw.get(each) is not None)
-    full = raw[key]
+    full = next((raw[each] for each in DEPTHS if raw.get(each) is not None), None)
     if layers is None or layers == full:
         return raw
     for name, value in raw.items():
         if name in DEPTHS and value is not None:
             raw[name] = layers
         elif isinstance(value, list) and len(value) == full:
-            raw[name] = (value * -(-layers // full))[:layers]
+            raw[name] = (value * -(-layers // len(value)))[:layers]
     return raw
 
 
-def without_dropout(raw: dict[str, Any], rate: float | None) -> dict[str, Any]:
-    """Return the config with every dropout rate replaced; None keeps them."""
-    if rate is None:
-        return raw
-    return {
-        k: rate if any(word in k for word in RATES) and isinstance(v, int | float) and not isinstance(v, bool) else v
-        for k, v in raw.items()
-    }
+def model_class(raw: Config) -> Any:
+    """Return the class of transformers that a config names, or the one with a loss that its family has."""
+    family = str(raw.get("model_type"))
+    masked = family in ENCODERS
+    named = (raw.get("architectures") or [""])[0]
+    found = [names[family] for names in (HEADS[::-1] if masked else HEADS) if family in names]
+    if not any(word in named for word in ("LM", "Conditional")):
+        named = found[0] if found else named
+    if not hasattr(transformers, str(named)):
+        version = transformers.__version__
+        raise Problem(f'transformers {version} has no model "{named or family}" with a loss; give another config')
+    return getattr(transformers, str(named))
 
 
-def build(
-    config: Config,
-    dtype: str = "bf16",
-    attention: str = "eager",
-    dropout: float | None = None,
-    device: str = "meta",
-    layers: int | None = None,
-) -> Any:
+def build(config: Config, run: Run) -> Any:
     """Return the model that a config describes, with random (on meta: no) weights, in train mode."""
-    raw = without_dropout(shortened(config, layers), dropout)
+    raw = shortened(config, run.layers)
     for key in ("torch_dtype", "dtype", "quantization_config"):
         raw.pop(key, None)
-    kind = getattr(transformers, raw["architectures"][0])
+    kind = model_class(raw)
     settings = kind.config_class.from_dict(raw)
-    settings._attn_implementation = attention
-    settings.use_cache = False
+    settings._attn_implementation, settings.use_cache = run.attention, False
     if getattr(settings, "is_encoder_decoder", False) and getattr(settings, "decoder_start_token_id", None) is None:
         settings.decoder_start_token_id = settings.pad_token_id or 0
-    if dropout is not None:
-        for key, value in list(settings.to_dict().items()):
-            if any(word in key for word in RATES) and isinstance(value, float):
-                setattr(settings, key, dropout)
+    _set_rates(settings, run.dropout)
+    with _default_dtype(DTYPES["fp32" if run.autocast else run.dtype]), torch.device(run.device):
+        model = kind(settings)
+        _tie(model, raw)
+    return _with_adapters(model, run.adapters).train()
+
+
+def _set_rates(settings: Any, rate: float | None) -> None:
+    """Replace every dropout rate; None keeps them."""
+    if rate is not None:
+        for key, value in settings.to_dict().items():
+            if any(word in key for word in RATES) and isinstance(value, int | float) and not isinstance(value, bool):
+                setattr(settings, key, rate)
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
     before = torch.get_default_dtype()
-    torch.set_default_dtype(DTYPES[dtype])
+    torch.set_default_dtype(dtype)
     try:
-        with torch.device(device):
-            model = kind(settings)
-            _untie_t5(model, raw)
+        yield
     finally:
         torch.set_default_dtype(before)
-    model.train()
-    return model
 
 
-def _untie_t5(model: Any, raw: Config) -> None:
+def _tie(model: Any, raw: Config) -> None:
     """Give T5 v1.1 its own head, as in its published weights; tie what the config ties."""
     if model.config.model_type == "t5" and raw.get("tie_word_embeddings") is False:
         model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.lm_head.weight))
@@ -119,12 +169,54 @@ def _untie_t5(model: Any, raw: Config) -> None:
         model.tie_weights()
 
 
-def inputs(model: Any, batch: int, sequence: int, device: str = "meta") -> dict[str, torch.Tensor]:
-    """Return input ids that are their own labels."""
-    ids = torch.zeros((batch, sequence), dtype=torch.long, device=device)
-    if device != "meta":
-        ids = torch.randint(3, model.config.vocab_size, (batch, sequence), device=device)
-    return {"input_ids": ids, "labels": ids.clone()}
+def _with_adapters(model: Any, adapters: Adapters | None) -> Any:
+    if adapters is None:
+        return model
+    try:
+        import peft
+    except ImportError:
+        raise Problem("measuring LoRA needs the package peft; install it with pip install peft") from None
+    targets = adapters.targets if isinstance(adapters.targets, str) else list(adapters.targets)
+    settings = peft.LoraConfig(r=adapters.rank, target_modules=targets, lora_dropout=adapters.dropout, bias="none")
+    return peft.get_peft_model(model, settings, autocast_adapter_dtype=adapters.dtype == "fp32")
+
+
+def inputs(model: Any, run: Run) -> dict[str, torch.Tensor]:
+    """Return input ids, and labels that are the same (T5: of the decoder's length) in a tensor of their own."""
+    words, target = model.config.vocab_size, run.target or run.sequence
+    sizes = {"input_ids": (run.batch, run.sequence), "labels": (run.batch, target)}
+    if run.device == "meta":
+        return {name: torch.zeros(size, dtype=torch.long, device="meta") for name, size in sizes.items()}
+    return {name: torch.randint(min(5, words - 1), words, size, device=run.device) for name, size in sizes.items()}
+
+
+def checkpoint(model: Any, run: Run, cuda: AsCuda) -> None:
+    """Switch gradient checkpointing on; what is run again runs as on CUDA too."""
+    if not run.checkpointing:
+        return
+    again = AsCuda(cuda.autocast, caching=False)
+    settings: dict[str, Any] = {"use_reentrant": False}
+    if not run.device.startswith("cuda"):
+        settings["context_fn"] = lambda: (nullcontext(), again)
+    name = "activation_checkpointing_enable"
+    enable = getattr(model, name, None) or model.gradient_checkpointing_enable
+    try:
+        enable(settings)
+    except ValueError:
+        kind = type(model).__name__
+        raise Problem(f'{kind} has no gradient checkpointing in transformers; use recompute "none"') from None
+
+
+def forward(run: Run, cuda: AsCuda) -> AbstractContextManager[Any]:
+    """Return what a forward pass runs under: CUDA's own choices on CUDA, their emulation elsewhere."""
+    if not run.device.startswith("cuda"):
+        return cuda
+    return torch.autocast("cuda", torch.bfloat16) if run.autocast else nullcontext()
+
+
+def apart(model: Any, *more: torch.Tensor) -> set[int]:
+    """Return the storages that are there before a step: parameters, buffers and whatever else is given."""
+    return {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers(), *more)}
 
 
 class Places:
@@ -163,271 +255,72 @@ class Places:
         return self.entered[place - 1][1] if place else "(loss)"
 
 
-def held_apart(model: Any, *more: torch.Tensor) -> set[int]:
-    """Return the storages that are there before the step: parameters, buffers and whatever else is given."""
-    tensors = (*model.parameters(), *model.buffers(), *more)
-    return {tensor.untyped_storage()._cdata for tensor in tensors}
-
-
+@dataclass(eq=False)
 class _Handle:
     """What autograd holds in place of a saved tensor."""
 
-    __slots__ = ("__weakref__", "names", "tensor", "where")
-
-    def __init__(self, tensor: torch.Tensor, where: str) -> None:
-        self.tensor, self.where, self.names = tensor, where, list[str]()
-
-
-def saved_tensors(
-    config: Config,
-    batch: int,
-    sequence: int,
-    dtype: str = "bf16",
-    attention: str = "eager",
-    dropout: float | None = None,
-    checkpointing: bool = False,
-    autocast: bool = False,
-    device: str = "meta",
-    layers: int | None = None,
-    names: bool = True,
-    emulate: bool = True,
-    everything: bool = False,
-) -> list[Kept]:
-    """Return every storage that autograd keeps for backward after a forward pass with loss, in forward order.
-
-    Parameters and buffers are left out; bf16 copies of weights that autocast makes are marked. With `everything` also
-    what was kept for a branch that leads nowhere (DeepSeek's choice of experts) and is free again at the end.
-    """
-    model = build(config, "fp32" if autocast else dtype, attention, dropout, device, layers)
-    cuda = AsCuda(autocast, emulate)
-    _checkpoint(model, checkpointing, cuda)
-    places, handles, forever = Places(model), list[weakref.ref[_Handle]](), list[_Handle]()
-
-    def pack(tensor: torch.Tensor) -> _Handle:
-        handle = _Handle(tensor, places.now)
-        handles.append(weakref.ref(handle))
-        if everything:
-            forever.append(handle)
-        return handle
-
-    unpacked: list[_Handle] = []
-
-    def unpack(handle: _Handle) -> torch.Tensor:
-        unpacked.append(handle)
-        return handle.tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, unpack), cuda:
-        output = model(**inputs(model, batch, sequence, device), use_cache=False)
-    copies = cuda.weight_copies
-    cuda.cache = {}
-    if names:
-        _name(output.loss, unpacked)
-    return _distinct([h for ref in handles if (h := ref()) is not None], held_apart(model), copies)
-
-
-def _distinct(handles: list[_Handle], apart: set[int], copies: set[int]) -> list[Kept]:
-    """Return one entry per storage, in the order of the first time that it was kept."""
-    groups: dict[int, list[_Handle]] = {}
-    for handle in handles:
-        key = handle.tensor.untyped_storage()._cdata
-        if key not in apart:
-            groups.setdefault(key, []).append(handle)
-    kept = []
-    for key, group in groups.items():
-        first, storage = group[0].tensor, group[0].tensor.untyped_storage()
-        words = "; ".join(dict.fromkeys(name for handle in group for name in handle.names))
-        dtype = str(first.dtype).removeprefix("torch.")
-        kept.append(Kept(group[0].where, words, tuple(first.shape), dtype, storage.nbytes(), key in copies))
-    return kept
-
-
-def _name(loss: torch.Tensor, unpacked: list[_Handle]) -> None:
-    """Walk the graph and note which node keeps which tensor under which name."""
-    seen, todo = set(), [loss.grad_fn]
-    while todo:
-        node = todo.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        todo += [parent for parent, _ in node.next_functions]
-        kind = type(node).__name__.split("Backward")[0]
-        saved = [each for each in dir(node) if each.startswith("_saved_") or each == "saved_tensors"]
-        for attribute in saved:
-            unpacked.clear()
-            word = f"{kind}.{attribute.removeprefix('_saved_')}"
-            try:
-                with mock.patch("torch.utils.checkpoint._run_fn_with_dynamo_disabled", side_effect=_RecomputedError):
-                    getattr(node, attribute)
-            except _RecomputedError:
-                word = "Checkpoint.input"
-            for handle in unpacked:
-                handle.names.append(word)
+    tensor: torch.Tensor
+    where: str
+    names: list[str] = field(default_factory=list)
 
 
 class _RecomputedError(Exception):
     """A name was asked for that only a recomputation could tell."""
 
 
-def _checkpoint(model: Any, wanted: bool, cuda: AsCuda) -> None:
-    """Switch gradient checkpointing on; what is run again runs as on CUDA too."""
-    if wanted:
-        again = AsCuda(cuda.autocast, cuda.emulate, caching=False)
-        model.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": lambda: (nullcontext(), again)})
+class _Hooks:
+    """Notes what autograd saves."""
+
+    def __init__(self, places: Places, everything: bool) -> None:
+        self.places, self.everything = places, everything
+        self.handles: list[Callable[[], _Handle | None]] = []
+        self.unpacked: list[_Handle] = []
+
+    def pack(self, tensor: torch.Tensor) -> _Handle:
+        handle = _Handle(tensor, self.places.now)
+        self.handles.append((lambda: handle) if self.everything else weakref.ref(handle))
+        return handle
+
+    def unpack(self, handle: _Handle) -> torch.Tensor:
+        self.unpacked.append(handle)
+        return handle.tensor
+
+    def kept(self, before: set[int], copies: set[int]) -> list[Kept]:
+        """Return one entry per storage, in the order of the first time that it was kept."""
+        groups: dict[int, list[_Handle]] = {}
+        for each in self.handles:
+            handle = each()
+            if handle is not None and (key := handle.tensor.untyped_storage()._cdata) not in before:
+                groups.setdefault(key, []).append(handle)
+        return [described(group, key in copies) for key, group in groups.items()]
+
+    def name(self, loss: torch.Tensor) -> None:
+        """Walk the graph and note which node keeps which tensor under which name."""
+        seen, todo = set(), [loss.grad_fn]
+        while todo:
+            node = todo.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            todo += [parent for parent, _ in node.next_functions]
+            for attribute in dir(node):
+                if attribute.startswith("_saved_") or attribute == "saved_tensors":
+                    self._name(node, attribute)
+
+    def _name(self, node: Any, attribute: str) -> None:
+        self.unpacked.clear()
+        word = f"{type(node).__name__.split('Backward')[0]}.{attribute.removeprefix('_saved_')}"
+        try:
+            with mock.patch("torch.utils.checkpoint._run_fn_with_dynamo_disabled", side_effect=_RecomputedError):
+                getattr(node, attribute)
+        except _RecomputedError:
+            word = "Checkpoint.input"
+        for handle in self.unpacked:
+            handle.names.append(word)
 
 
-@dataclass(frozen=True)
-class Birth:
-    """A storage when it was made."""
-
-    key: int
-    kept: Kept
-
-
-class Ledger(TorchDispatchMode):
-    """Notes when each storage is made and freed."""
-
-    def __init__(self, places: Places, apart: set[int]) -> None:
-        """Start empty; storages in `apart` are not counted."""
-        super().__init__()
-        self.places, self.apart = places, apart
-        self.alive: dict[int, int] = {}
-        self.events: list[tuple[int, Kept | None]] = []
-        self.live = self.peak = self.peak_at = self.number = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation and note the storages of its results."""
-        result = func(*args, **(kwargs or {}))
-        for leaf in pytree.tree_leaves(result):
-            if isinstance(leaf, torch.Tensor):
-                self._note(leaf, func)
-        return result
-
-    def _note(self, tensor: torch.Tensor, func: Any) -> None:
-        storage = tensor.untyped_storage()
-        key = storage._cdata
-        if key in self.alive or key in self.apart or not storage.nbytes():
-            return
-        self.number += 1
-        self.alive[key] = self.number
-        self.events.append((self.number, self._described(tensor, func)))
-        self.live += storage.nbytes()
-        weakref.finalize(storage, self._freed, key, storage.nbytes())
-        self.settle()
-
-    def _described(self, tensor: torch.Tensor, func: Any) -> Kept:
-        node = torch._C._current_autograd_node()
-        where, word = self.places.now, str(func).removeprefix("aten.")
-        if node is not None:
-            where, word = self.places.of(node), f"{type(node).__name__}: {word}"
-        dtype = str(tensor.dtype).removeprefix("torch.")
-        return Kept(where, word, tuple(tensor.shape), dtype, tensor.untyped_storage().nbytes())
-
-    def _freed(self, key: int, size: int) -> None:
-        self.events.append((self.alive.pop(key), None))
-        self.live -= size
-
-    def settle(self) -> None:
-        """Note a new peak."""
-        if self.live > self.peak:
-            self.peak, self.peak_at = self.live, len(self.events)
-
-    def restart(self) -> None:
-        """Begin a new phase: its peak is at least what is alive now."""
-        gc.collect()
-        self.peak, self.peak_at = self.live, len(self.events)
-
-    def at_peak(self) -> list[Kept]:
-        """Return what was alive at the last phase's peak, largest first."""
-        alive: dict[int, Kept] = {}
-        for number, kept in self.events[: self.peak_at]:
-            if kept is None:
-                del alive[number]
-            else:
-                alive[number] = kept
-        return sorted(alive.values(), key=lambda each: -each.bytes)
-
-
-@dataclass(frozen=True)
-class Course:
-    """A training step by step and moment: live bytes, and what was alive then."""
-
-    bytes: dict[tuple[int, str], int]
-    alive: dict[tuple[int, str], list[Kept]]
-
-
-def step_course(
-    config: Config,
-    batch: int,
-    sequence: int,
-    dtype: str = "bf16",
-    attention: str = "eager",
-    dropout: float | None = None,
-    checkpointing: bool = False,
-    autocast: bool = False,
-    device: str = "meta",
-    layers: int | None = None,
-    optimizer: str = "AdamW foreach=False",
-    steps: int = 2,
-    emulate: bool = True,
-    lists: bool = True,
-) -> Course:
-    """Return the live bytes of whole training steps, on top of parameters, buffers and input ids."""
-    model = build(config, "fp32" if autocast else dtype, attention, dropout, device, layers)
-    cuda = AsCuda(autocast, emulate)
-    _checkpoint(model, checkpointing, cuda)
-    given = inputs(model, batch, sequence, device)
-    ledger = Ledger(Places(model), held_apart(model, *given.values()))
-    updater = make_optimizer(optimizer, model)
-    course = Course({}, {})
-    gc.collect()
-    for step in range(1, steps + 1):
-        _step(model, given, updater, ledger, cuda, course, step, lists)
-    return course
-
-
-def _step(
-    model: Any,
-    given: dict[str, torch.Tensor],
-    updater: torch.optim.Optimizer,
-    ledger: Ledger,
-    cuda: AsCuda,
-    course: Course,
-    step: int,
-    lists: bool,
-) -> None:
-    def note(*moments: str) -> None:
-        for moment in moments:
-            if not moment.endswith("_peak"):
-                ledger.restart()
-            course.bytes[step, moment] = ledger.peak
-            if lists:
-                course.alive[step, moment] = ledger.at_peak()
-
-    with ledger:
-        ledger.restart()
-        with cuda:
-            output = model(**given, use_cache=False)
-        cuda.cache = {}
-        note("forward_peak", "forward_end")
-        output.loss.backward()
-        note("backward_peak")
-        del output
-        note("after_backward")
-        updater.step()
-        note("optimizer_peak", "after_optimizer")
-        updater.zero_grad(set_to_none=True)
-
-
-def step_moments(*args: Any, **settings: Any) -> dict[tuple[int, str], int]:
-    """Return {(step, moment): bytes} of two training steps; see `step_course`."""
-    return step_course(*args, **settings, lists=False).bytes
-
-
-def make_optimizer(words: str, model: Any) -> torch.optim.Optimizer:
-    """Return an optimizer from its class name and settings, as in "AdamW foreach=False"."""
-    name, *settings = words.split()
-    values = dict(each.split("=") for each in settings)
-    kinds = {"True": True, "False": False, "None": None}
-    return getattr(torch.optim, name)(  # type: ignore[no-any-return]
-        model.parameters(), lr=1e-4, **{k: kinds[v] if v in kinds else float(v) for k, v in values.items()}
-    )
+def described(group: list[_Handle], weight_copy: bool) -> Kept:
+    """Return the entry of one storage from all that autograd holds of it."""
+    first, words = group[0].tensor, dict.fromkeys(name for handle in group for name in handle.names)
+    dtype, size = str(first.dtype).removeprefix("torch."), first.untyped_storage().nbytes()
+    return Kept(group[0].where, "; ".join(words), tuple(first.shape), dtype, size, weight_copy)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from memscape.breakdown import Quantity, ceil_div, product
+from memscape.breakdown import Quantity, product
 from memscape.catalog import Part, precision
 from memscape.memory.modules import Run, Stored, runs, stored
 from memscape.memory.tensors import Sizes
@@ -12,27 +12,52 @@ from memscape.workload import ALL_LINEAR, Training
 
 
 def adapted(model: Model, training: Training) -> tuple[Stored, ...]:
-    """Return the linear layers that get an adapter, as PEFT chooses them.
+    """Return the tensors that get an adapter, as PEFT 0.21 chooses them in transformers 5.
 
     "all-linear" means every linear layer but the output head; a name means every layer whose path ends with it
-    ("q_proj", "attention.dense", also fused ones: "c_attn", "query_key_value"). Stacked experts and routers that are
-    no linear layers in transformers get none.
-    Raises: Problem for a name that no linear layer has, and for a rank above the smaller side of a matrix.
-    Source: hu2021
+    ("q_proj", "attention.dense", also fused ones: "c_attn", "query_key_value"). Where transformers has stacked the
+    experts of a family (Mixtral, Qwen3 MoE, DeepSeek, GLM-4.5), the names that they had before mean the stacked tensors
+    and the router, and no dense or shared MLP of that name; other stacked experts (gpt-oss, Llama 4, Qwen1.5 MoE) get
+    no adapter. Kimi K2 is taken for the DeepSeek V3 that it is built as.
+    Raises: Problem for a name that no layer has, and for a rank above the smaller side of a matrix (not of a router).
+    Source: hu2021, peft
     """
-    linear = [tensor for tensor in stored(model) if tensor.kind == "linear" and tensor.rows]
+    known = [tensor for tensor in stored(model) if _may_adapt(tensor)]
+    former = {name for tensor in known for name in tensor.former_names}
     if training.lora_targets == ALL_LINEAR:
-        chosen = [tensor for tensor in linear if tensor.name != "output head"]
+        targets = {path for tensor in known for path in _paths(tensor) if tensor.name != "output head"} | former
     else:
-        chosen = [tensor for tensor in linear if any(_ends(tensor, target) for target in training.lora_targets)]
+        targets = set(training.lora_targets)
         for target in training.lora_targets:
-            if not any(_ends(tensor, target) for tensor in linear):
-                raise Problem(
-                    f'{model.label} has no linear layer "{target[:40]}"; it has {one_of(_leaves(linear), 20)}'
-                )
+            if not any(_meant(tensor, target, former) for tensor in known):
+                raise Problem(f'{model.label} has no linear layer "{target[:40]}"; it has {one_of(_leaves(known), 20)}')
+    chosen = [tensor for tensor in known if any(_meant(tensor, target, former) for target in targets)]
     for tensor in chosen:
+        _check_whole(tensor, targets)
         _check_rank(model, training.lora_rank, tensor)
     return tuple(chosen)
+
+
+def _may_adapt(tensor: Stored) -> bool:
+    return bool(tensor.rows) and (tensor.kind == "linear" or bool(tensor.former_names))
+
+
+def _meant(tensor: Stored, target: str, former: set[str]) -> bool:
+    """Whether a target names this tensor; a former name of stacked tensors means them and nothing else."""
+    taken = [name for name in former if _ends(target, name)]
+    if taken:
+        return any(name in tensor.former_names for name in taken)
+    return tensor.kind == "linear" and any(_ends(path, target) for path in _paths(tensor))
+
+
+def _check_whole(tensor: Stored, targets: set[str]) -> None:
+    """Matrices that are stored as one can only be adapted together."""
+    missing = [name for name in tensor.former_names if not any(_ends(target, name) for target in targets)]
+    if missing:
+        raise Problem(
+            f"{one_of(tensor.former_names)} of the experts are stored as one tensor and adapted together; "
+            f"add {one_of(missing)} to lora_targets"
+        )
 
 
 def adapter_runs(model: Model, training: Training) -> tuple[Run, ...]:
@@ -56,14 +81,14 @@ def adapters(model: Model, training: Training) -> tuple[Stored, ...]:
 
 
 def pair(tensor: Stored, rank: Quantity) -> tuple[Stored, Stored]:
-    """Return the two matrices beside one: r × in, then out × r."""
-    thin: Sizes = {"lora_rank": rank}
+    """Return the two matrices beside one: r × in, then out × r; stacked experts have one such pair each."""
+    thin: Sizes = {"lora_rank": rank} | tensor.stack
+    if len(tensor.former_names) > 1:
+        thin = {"ranks_in_one": len(tensor.former_names)} | thin
 
     def side(name: str, columns: Sizes, rows: Sizes) -> Stored:
-        return Stored(
-            f"{tensor.name}: adapter {name}", tensor.module, "linear", tensor.group, columns, rows, {}, tensor.copies,
-            tensor.place,
-        )  # fmt: skip
+        label = f"{tensor.name}: adapter {name}"
+        return Stored(label, tensor.module, "linear", tensor.group, columns, rows, {}, tensor.copies, tensor.place)
 
     return side("A", tensor.columns, thin), side("B", thin, tensor.rows)
 
@@ -78,18 +103,24 @@ def dequantised(model: Model, training: Training) -> tuple[Stored, Part | None] 
     return max(quantised, key=lambda tensor: int(product(tensor.shape))), second
 
 
-def _ends(tensor: Stored, target: str) -> bool:
-    return any(path == target or path.endswith(f".{target}") for path in tensor.module.split(", "))
+def _ends(path: str, name: str) -> bool:
+    return path == name or path.endswith(f".{name}")
 
 
-def _leaves(linear: list[Stored]) -> list[str]:
-    return list(dict.fromkeys(path.rpartition(".")[2] for tensor in linear for path in tensor.module.split(", ")))
+def _paths(tensor: Stored) -> list[str]:
+    return tensor.module.split(", ") if tensor.kind == "linear" else []
+
+
+def _leaves(known: list[Stored]) -> list[str]:
+    """The last words of the paths, as users write them."""
+    names = [path.rpartition(".")[2] for tensor in known for path in _paths(tensor)]
+    return list(dict.fromkeys(names + [name for tensor in known for name in tensor.former_names]))
 
 
 def _check_rank(model: Model, rank: Quantity, tensor: Stored) -> None:
-    most = min(tensor.shape)
+    most = min(tensor.shape[-2:])
     above = rank > most
-    if above.any() if hasattr(above, "any") else above:
+    if tensor.group != "router" and (above.any() if hasattr(above, "any") else above):
         raise Problem(
             f"lora_rank {str(rank)[:40]} is above the smaller side of {tensor.module} ({most:,}) of {model.label}; "
             f"use at most {most:,}, or leave this module out of lora_targets"

@@ -6,87 +6,11 @@ lives here exactly as long as there.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-
-from memscape.memory.operators import BF16, FP32, NEW, Operators
-from memscape.memory.tape import Node, Parameter, Sizes, Storage, Tensor
-from memscape.model import Model
-from memscape.workload import Training
+from memscape.memory.operators import BF16, FP32, NEW
+from memscape.memory.passes import Pass
+from memscape.memory.tape import Sizes, Storage, Tensor
 
 ATTENTION_NORM, MLP_NORM = "attention norm", "mlp norm"
-AGAIN = "the layer is computed again from it"
-
-
-class Pass(Operators):
-    """A forward pass of a model on one micro-batch: the operators, and the sizes that every block reads."""
-
-    def __init__(self, model: Model, training: Training, single: bool, windowed: bool = False) -> None:
-        """Take the sizes of the model and of the micro-batch; `windowed`: it is longer than the local layers see."""
-        compute = FP32 if training.precision in ("fp32", "bf16-autocast") else BF16
-        super().__init__(compute, training.precision == "bf16-autocast", single)
-        self.model, self.training, self.windowed = model, training, windowed
-        self.rows: Sizes = {"micro_batch": training.micro_batch, "sequence_tokens": training.sequence_tokens}
-        self.tokens: Sizes = {"sequence_tokens": training.sequence_tokens}
-        self.hidden: Sizes = {"hidden_size": model.hidden_size}
-        self.queries: Sizes = {"heads": model.heads, "head_dim": model.head_dim}
-        self.keys: Sizes = {"kv_heads": model.kv_heads, "head_dim": model.head_dim}
-        self.grouped = model.heads != model.kv_heads
-        self.sdpa = training.attention == "sdpa"
-        self.tables: list[Tensor] = []
-        self.places: Storage | None = None
-        self.ids = self.storage("token ids", self.rows, "int64")
-        self.mask: Tensor | None = None
-        self.position_bias: Tensor | None = None
-
-    @property
-    def tied(self) -> Parameter | None:
-        """The table of the words, where the head is the same matrix."""
-        return self.embedded if self.model.tied else None
-
-    def checkpointed(
-        self, layer: Callable[[Pass, Tensor], Tensor], hands_mask: bool
-    ) -> Callable[[Pass, Tensor], Tensor]:
-        """Keep only the input of a layer; backward runs the layer again before it goes back through it."""
-
-        def run(t: Pass, x: Tensor) -> Tensor:
-            first, t.keeping = len(t.nodes), False
-            output = layer(t, x)
-            t.keeping = True
-            del t.nodes[first:]
-            kept = [(x.storage, AGAIN)]
-            if t.mask is not None and hands_mask:
-                kept.append((t.mask.storage, AGAIN))
-            output.node = t.noted(x.sizes, x.dtype, [(x, NEW)], kept)
-            if output.node is not None:
-                output.node.recompute = partial(t.again, layer, x.rows, x.columns, x.dtype)
-            return output
-
-        return run
-
-    def again(self, layer: Callable[[Pass, Tensor], Tensor], rows: Sizes, columns: Sizes, dtype: str, node: Node) -> Storage:
-        """Run a layer again from its kept input and go back through it; return the gradient of the input."""
-        (gradient,) = node.gradients.values()
-        node.gradients.clear()
-        start = Node(())
-        first = len(self.nodes)
-        x = Tensor(node.kept[0].storage, rows, columns, dtype, start)
-        output = layer(self, x)
-        assert output.node is not None
-        output.node.gradients[0] = gradient
-        del gradient, output
-        self.backward(first)
-        return start.gradients[0]
-
-    def rate(self, site: str) -> float:
-        """Return the dropout rate of a site: "embedding", "attention", "hidden"."""
-        given = self.training.dropout
-        rate: float = getattr(self.model, f"{site}_dropout")
-        return rate if given is None else (given if given == 0 or rate else 0.0)
-
-    def free(self, name: str, rows: Sizes, columns: Sizes, dtype: str) -> Tensor:
-        """Make a tensor that takes no gradient: a table, a mask, ids."""
-        return Tensor(self.storage(name, {**rows, **columns}, dtype), rows, columns, dtype)
 
 
 # norms

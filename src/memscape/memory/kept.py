@@ -8,25 +8,13 @@ from dataclasses import replace
 
 from memscape import tables
 from memscape.breakdown import Breakdown, Quantity, Term
+from memscape.memory.passes import group_of
 from memscape.memory.tape import BYTES, Block
 from memscape.memory.trace import EMBEDDING, HEAD, Trace, cases, trace
 from memscape.model import Model
 from memscape.workload import Training
 
 SOURCE = "pytorch_autograd"
-# the parts of the passes, by the groups of the model that they belong to
-GROUPS = {
-    "embedding": "embeddings",
-    "attention": "attention",
-    "mask": "attention",
-    "rotary": "attention",
-    "mlp": "mlp_dense",
-    "expert": "experts",
-    "shared": "experts",
-    "router": "router",
-    "head": "lm_head",
-    "loss": "lm_head",
-}
 
 
 def kept_tensors(model: Model, training: Training) -> Breakdown:
@@ -119,13 +107,6 @@ def _term(block: Block, layers: dict[str, Quantity], reason: str) -> Term:
         dtype=block.dtype,
         because=reason,
     )
-
-
-def group_of(part: str) -> str:
-    """Return the group of the model that a part of a pass belongs to."""
-    if part.endswith("norm"):
-        return "norms"
-    return GROUPS.get(part.partition(" ")[0], "other")
 
 
 def _letter(name: str) -> str:

@@ -25,7 +25,8 @@ class Stored:
     """`copies` alike tensors of `stack` × `rows` × `columns`: a vector has no rows, only experts have a stack.
 
     `module` is the path inside a layer or model ("self_attn.q_proj"), `kind` "linear", "embedding", "norm" or
-    "parameter" (a tensor of its own, such as stacked experts).
+    "parameter" (a tensor of its own, such as stacked experts). `former_names` are the linear layers that a tensor was
+    before transformers 5 stacked them; PEFT still takes adapters by these names.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Stored:
     stack: Sizes = field(default_factory=dict)
     copies: Sizes = field(default_factory=dict)
     place: str = "start"
+    former_names: tuple[str, ...] = ()
 
     @property
     def sizes(self) -> Sizes:
@@ -153,7 +155,8 @@ def _fused(model: Model, row: tables.Row, parts: list[Tensor], suffix: str) -> S
     copies = _places(model, row) | own
     if first.is_vector and inside:
         inside, rows = {}, inside
-    return Stored(name, row["module"], row["kind"], first.group, columns, rows, inside, copies, row["place"])
+    former = tuple(row["former_names"].split()) if not suffix else ()
+    return Stored(name, row["module"], row["kind"], first.group, columns, rows, inside, copies, row["place"], former)
 
 
 def _joined(along: list[Sizes]) -> Sizes:

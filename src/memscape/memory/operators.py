@@ -13,7 +13,7 @@ from memscape.memory.tape import Kept, Node, Parameter, Sizes, Storage, Tape, Te
 
 FP32, BF16 = "fp32", "bf16"
 # how a gradient goes back
-SAME, NEW, REDUCED = "same", "new", "reduced"
+SAME, NEW, REDUCED, CAST = "same", "new", "reduced", "cast"
 Reasons = Sequence[tuple[Storage, str]]
 Inputs = Sequence[tuple["Tensor | Parameter", str]]
 
@@ -155,12 +155,14 @@ class Operators(Tape):
         if isinstance(y, Tensor) and x.trained:
             kept.append((y.storage, FOR_OTHER))
         small = isinstance(y, Parameter) or len(y.sizes) < len(x.sizes)
-        return self.made(name, [(x, NEW), (y, REDUCED if small else NEW)], kept, dtype=dtype)
+        hows = [(x, NEW if x.dtype == dtype else CAST), (y, REDUCED if small else NEW if y.dtype == dtype else CAST)]
+        return self.made(name, hows, kept, dtype=dtype)
 
     def turned(self, x: Tensor, table: Tensor, name: str) -> Tensor:
         """Multiply by a table that takes no gradient: the table is kept."""
         dtype = FP32 if FP32 in (x.dtype, table.dtype) else x.dtype
-        return self.made(name, [(x, NEW)], [(table.storage, FOR_OTHER)] if x.trained else [], dtype=dtype)
+        how = NEW if x.dtype == dtype else CAST
+        return self.made(name, [(x, how)], [(table.storage, FOR_OTHER)] if x.trained else [], dtype=dtype)
 
     def function(self, x: Tensor, name: str, keep: str = "input", scratch: int = 0, wide: bool = False) -> Tensor:
         """Apply a function element by element; its derivative needs the input or the result."""

@@ -106,7 +106,7 @@ class Way(NamedTuple):
     """How a gradient goes back from a node to one of its inputs.
 
     `how`: "same" hands on the gradient itself, "new" makes one of the input's size, "reduced" makes one of the result's
-    size first. An input without sizes takes no gradient.
+    size first, "cast" one of the result's type first. An input without sizes takes no gradient.
     """
 
     to: Node | Parameter
@@ -167,24 +167,32 @@ class Tape:
             node.kept.clear()
             return
         made = [self.storage("scratch of backward", *each) for each in node.scratch]
-        handed = [self._gradient(node, way) for way in node.ways]
+        first = [self._wide(node, way) for way in node.ways]
         del made
+        handed = [self._gradient(node, way, first.pop(0)) for way in node.ways]
         node.gradients.clear()
         node.kept.clear()
         for way, gradient in zip(node.ways, handed, strict=True):
             self._accumulate(way, gradient)
         del handed, gradient
 
-    def _gradient(self, node: Node, way: Way) -> Storage:
+    def _wide(self, node: Node, way: Way) -> Storage:
+        """Make a gradient as the operator's derivative leaves it: not yet summed up, or still in the result's type."""
         if way.how == "same":
             return next(iter(node.gradients.values()))
-        wide = self.storage("gradient before its sum", *node.result) if way.how == "reduced" else None
+        if way.how == "new":
+            return self._made(way)
+        sizes, dtype = node.result
+        return self.storage("gradient before its sum", sizes if way.how == "reduced" else way.sizes, dtype)
+
+    def _made(self, way: Way) -> Storage:
         if isinstance(way.to, Parameter):
-            made = Storage(self, Block(way.to.name, way.to.part, way.sizes, way.dtype, self.scope, "gradient"))
-        else:
-            made = self.storage("gradient", way.sizes, way.dtype)
-        del wide
-        return made
+            return Storage(self, Block(way.to.name, way.to.part, way.sizes, way.dtype, self.scope, "gradient"))
+        return self.storage("gradient", way.sizes, way.dtype)
+
+    def _gradient(self, node: Node, way: Way, first: Storage) -> Storage:
+        """Bring a gradient into the size and type of the input, once the derivatives for all inputs are there."""
+        return self._made(way) if way.how in ("reduced", "cast") else first
 
     def _accumulate(self, way: Way, gradient: Storage) -> None:
         """Keep a gradient, or add it: in place on its way, in a third tensor for a weight that is used twice."""

@@ -14,9 +14,9 @@ from itertools import product
 from typing import NamedTuple
 
 from memscape.breakdown import Quantity, chosen_by
-from memscape.memory.blocks import Pass
 from memscape.memory.forward import Stage, recipe_of, stages
-from memscape.memory.tape import Block, amount
+from memscape.memory.passes import Pass
+from memscape.memory.tape import Block, Node, amount
 from memscape.model import Model
 from memscape.workload import Training
 
@@ -110,6 +110,8 @@ class Trace:
         t = self.tape
         self._begin(EMBEDDING)
         x = self.recipe.embed(t)
+        if x.node is None and (self.full or t.training.method == "qlora"):
+            x.node = Node(())
         for name, stage in layers.items():
             self._begin(name, x.storage.index)
             again = self.full and self.recipe.checkpoints and stage.layer
