@@ -108,7 +108,7 @@ def _ends(path: str, name: str) -> bool:
 
 
 def _paths(tensor: Stored) -> list[str]:
-    return tensor.module.split(", ") if tensor.kind == "linear" else []
+    return [tensor.module] if tensor.kind == "linear" else []
 
 
 def _leaves(known: list[Stored]) -> list[str]:

@@ -40,7 +40,7 @@ def _kept(step: Trace) -> Breakdown:
     counts: Counter[str] = Counter()
     for name, count in step.order:
         counts[name] += count
-    alone = len(set(names)) == 3
+    alone = len({name for name in names if not name.startswith("first ")}) == 3
     terms, seen = [], set[int]()
     for name in dict.fromkeys(names):
         entry = step.spans[name].entry

@@ -138,7 +138,7 @@ def _stored_of(
             continue
         for suffix in ("", " bias"):
             parts = [given[name + suffix] for name in names.split(" + ") if name + suffix in given]
-            if parts and (names == "layer norms" or names + suffix not in taken):
+            if parts and (names + suffix not in taken or {"norms_per_layer", "in_and_out"} & set(parts[0].copies)):
                 taken.add(names + suffix)
                 yield _fused(model, row, parts, suffix)
 
@@ -148,7 +148,7 @@ def _fused(model: Model, row: tables.Row, parts: list[Tensor], suffix: str) -> S
     name = " + ".join(part.name.removesuffix(" bias") for part in parts) + suffix
     first = parts[0]
     inside = {key: size for key, size in first.copies.items() if key in ("experts",)}
-    own = {key: size for key, size in first.copies.items() if key in ("weight_and_bias", "bias_and_norm", "in_and_out")}
+    own = {key: size for key, size in first.copies.items() if key in ("weight_and_bias", "bias_and_norm")}
     along = [part.columns if first.is_vector else part.rows for part in parts]
     side = _joined(along)
     columns, rows = (side, {}) if first.is_vector else (first.columns, side)

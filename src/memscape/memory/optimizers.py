@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import cache
 
 from memscape import tables
-from memscape.breakdown import Breakdown, Quantity, Term, ceil_div, product
-from memscape.memory.modules import LAYER, Run, Stored
+from memscape.breakdown import Breakdown, Term, ceil_div, product
+from memscape.memory.modules import LAYER, Stored
 from memscape.memory.tensors import Sizes
 from memscape.problem import chosen
 
@@ -150,22 +150,3 @@ def _blocks(tensor: Stored, rules: Optimizer) -> Iterator[Term]:
     if not small:
         blocks = {"blocks": ceil_div(tensor.elements, rules.block_elements), "scale_bytes": rules.scale_bytes}
         yield Term(f"{tensor.name}: scales", tensor.copies | states | blocks, tensor.group, PHASE, rules.source)
-
-
-def neighbours(runs: Iterable[Run]) -> Iterator[tuple[Stored | None, Stored]]:
-    """Each kind of tensor with the one that is updated before it; layers that repeat follow one another."""
-    before: Stored | None = None
-    for run in runs:
-        order = [tensor for tensor in run.tensors for _ in range(2 if _several(tensor) else 1)]
-        if not order:
-            continue
-        yield from zip([before, *order], order, strict=False)
-        before = order[-1]
-        if not isinstance(run.repeats, int) or run.repeats > 1:
-            yield before, order[0]
-
-
-def _several(tensor: Stored) -> bool:
-    """Whether a place holds several alike, as the weight and the bias of a norm."""
-    alike: Quantity = product(size for name, size in tensor.copies.items() if not name.endswith("layers"))
-    return isinstance(alike, int) and alike > 1

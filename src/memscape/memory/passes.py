@@ -105,7 +105,7 @@ class Pass(Operators):
         dtype, training = result.dtype, self.training
         if packed:
             result = self.copy(result, f"{name}, copied")
-        if not self.autocast:
+        if not (packed and self.autocast):
             x = self.cast(x, training.adapter_precision, f"{name} input for the adapter")
         thin = self.dropout(x, training.lora_dropout, f"{name} adapter dropout")
         rank: Sizes = {"lora_rank": training.lora_rank}

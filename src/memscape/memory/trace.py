@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import product
 from typing import NamedTuple
@@ -84,7 +84,7 @@ class Trace:
         self.tape.accumulates = case.accumulates
         self.recipe, self.full = recipe_of(model), training.recompute == "full"
         self.spans: dict[str, Span] = {}
-        layers = stages(model)
+        layers = list(self._stages(model))
         self.order = [(EMBEDDING, 1), *((each.name, each.count) for each in layers), (HEAD, 1)]
         held = self._forward({each.name: each for each in layers})
         self._close()
@@ -93,6 +93,21 @@ class Trace:
         self.sizes = [amount(block) for block in self.tape.blocks]
 
     # running
+
+    def _stages(self, model: Model) -> Iterator[Stage]:
+        """The stages of the model; the first layer stands apart where nothing before it is trained."""
+        found = stages(model)
+        t = self.tape
+        t.part = EMBEDDING
+        if t.is_trained("") or self.takes_gradient or found[0].count == 1:
+            return iter(found)
+        first = found[0]
+        return iter([replace(first, name=f"first {first.name}", count=1), replace(first, count=first.count - 1), *found[1:]])
+
+    @property
+    def takes_gradient(self) -> bool:
+        """Whether a frozen embedding's result takes a gradient all the same, as PEFT arranges for checkpointing."""
+        return self.full or self.tape.training.method == "qlora"
 
     def _begin(self, name: str, entry: int = -1) -> None:
         self._close()
@@ -110,7 +125,7 @@ class Trace:
         t = self.tape
         self._begin(EMBEDDING)
         x = self.recipe.embed(t)
-        if x.node is None and (self.full or t.training.method == "qlora"):
+        if x.node is None and self.takes_gradient:
             x.node = Node(())
         for name, stage in layers.items():
             self._begin(name, x.storage.index)

@@ -1,0 +1,261 @@
+"""The course of a training step and of an answer: live bytes at every moment.
+
+Needs torch and transformers (extra `measure`).
+"""
+
+from __future__ import annotations
+
+import gc
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+import torch
+import transformers
+
+from memscape.measure.emulation import AsCuda
+from memscape.measure.ledger import Gauge, Ledger, Meter, following
+from memscape.measure.subject import Config, Run, apart, build, checkpoint, forward, inputs
+from memscape.measure.witness import Kept, Places
+from memscape.problem import Problem
+
+Moment = tuple[int, str]
+# our name: class, then its settings
+OPTIMIZERS = {
+    "adamw": "AdamW",
+    "adamw-amsgrad": "AdamW amsgrad=True",
+    "adam": "Adam",
+    "adamax": "Adamax",
+    "nadam": "NAdam",
+    "radam": "RAdam",
+    "sgd": "SGD",
+    "sgd-momentum": "SGD momentum=0.9",
+    "rmsprop": "RMSprop",
+    "rmsprop-momentum": "RMSprop momentum=0.9",
+    "rmsprop-centered": "RMSprop centered=True",
+    "adagrad": "Adagrad",
+    "adadelta": "Adadelta",
+    "asgd": "ASGD",
+    "rprop": "Rprop",
+    "adafactor-torch": "Adafactor",
+    "adafactor": "transformers.Adafactor relative_step=False",
+    "adafactor-momentum": "transformers.Adafactor relative_step=False beta1=0.9",
+    "adamw-8bit": "bitsandbytes.AdamW8bit",
+    "adam-8bit": "bitsandbytes.Adam8bit",
+    "lion-8bit": "bitsandbytes.Lion8bit",
+}
+HOMES = {"transformers": "transformers.optimization", "bitsandbytes": "bitsandbytes.optim"}
+
+
+@dataclass
+class Course:
+    """Live bytes by step and moment, above what was there before; what was alive then; what was there before."""
+
+    before: dict[str, int]
+    bytes: dict[Moment, int] = field(default_factory=dict)
+    alive: dict[Moment, list[Kept]] = field(default_factory=dict)
+    rounding: dict[Moment, int] = field(default_factory=dict)
+    reserved: dict[Moment, int | None] = field(default_factory=dict)
+    lists: bool = True
+
+    def note(self, meter: Meter, step: int, *moments: str) -> None:
+        """Note the phase that ends: its peak, then its end; begin the next."""
+        for moment in moments:
+            if not moment.endswith("_peak") and moment not in ("prefill", "decode"):
+                meter.restart()
+            key = (step, moment)
+            self.bytes[key], self.rounding[key], self.reserved[key] = meter.peak, meter.rounding, meter.reserved
+            if self.lists:
+                self.alive[key] = meter.at_peak()
+        meter.restart()
+
+
+def step_course(
+    config: Config,
+    batch: int,
+    sequence: int,
+    optimizer: str = "AdamW foreach=False",
+    steps: int = 2,
+    micro_batches: int = 1,
+    lists: bool = True,
+    **settings: Any,
+) -> Course:
+    """Return the live bytes of whole training steps, above parameters, buffers, input ids and labels.
+
+    `settings` are those of `Run`. With several micro-batches the moments are those of the last one, whose gradients are
+    added to the earlier ones. `lists` also returns what was alive at every moment.
+    """
+    run = Run(batch, sequence, **settings)
+    workspaces = _workspaces(run.device)
+    with _explained(run.device):
+        model = build(config, run)
+        cuda = AsCuda(run.autocast)
+        checkpoint(model, run, cuda)
+        given = inputs(model, run)
+        updater = make_optimizer(optimizer, model)
+        course = Course(_before(model, given) | workspaces, lists=lists)
+        meter = _meter(model, given, run)
+        for step in range(1, steps + 1):
+            for micro_batch in range(micro_batches):
+                _pass(model, given, meter, (run, cuda), course, step, micro_batch == micro_batches - 1)
+            _update(updater, meter, course, step)
+    return course
+
+
+def _pass(
+    model: Any,
+    given: dict[str, torch.Tensor],
+    meter: Meter,
+    how: tuple[Run, AsCuda],
+    course: Course,
+    step: int,
+    last: bool,
+) -> None:
+    """Run forward and backward; the output lives until backward has ended, as in a training loop."""
+    meter.restart()
+    with following(meter):
+        with forward(*how):
+            output = model(**given, use_cache=False)
+        how[1].forget()
+        if last:
+            course.note(meter, step, "forward_peak", "forward_end")
+        output.loss.backward()
+        if last:
+            course.note(meter, step, "backward_peak")
+        del output
+        if last:
+            course.note(meter, step, "after_backward")
+
+
+def _update(updater: torch.optim.Optimizer, meter: Meter, course: Course, step: int) -> None:
+    with following(meter):
+        updater.step()
+        course.note(meter, step, "optimizer_peak", "after_optimizer")
+        updater.zero_grad(set_to_none=True)
+
+
+def step_moments(config: Config, batch: int, sequence: int, **settings: Any) -> dict[Moment, int]:
+    """Return {(step, moment): bytes} of two training steps; see `step_course`."""
+    return step_course(config, batch, sequence, lists=False, **settings).bytes
+
+
+def serving_course(
+    config: Config, batch: int, sequence: int, output_tokens: int = 8, lists: bool = True, **settings: Any
+) -> Course:
+    """Return the live bytes of an answer, above the weights: load, prefill, decode; cache and activations together.
+
+    `settings` are those of `Run`. The prompt is read in one pass, then `output_tokens` are written one by one, as
+    transformers' `generate` does with its dynamic cache.
+    """
+    run = Run(batch, sequence, **settings)
+    workspaces = _workspaces(run.device)
+    with _explained(run.device), torch.no_grad():
+        model = build(config, run).eval()
+        given = inputs(model, run)
+        given.pop("labels")
+        course = Course(_before(model, given) | workspaces, lists=lists)
+        meter = _meter(model, given, run)
+        meter.restart()
+        course.note(meter, 1, "load")
+        with following(meter), forward(run, AsCuda(run.autocast)):
+            _answer(model, given["input_ids"], meter, course, output_tokens)
+    return course
+
+
+def _answer(model: Any, ids: torch.Tensor, meter: Meter, course: Course, output_tokens: int) -> None:
+    """Read a prompt and write an answer; an encoder only reads."""
+    if not (model.can_generate() or model.config.is_encoder_decoder):
+        output = model(input_ids=ids)
+        course.note(meter, 1, "prefill")
+        return
+    words: dict[str, Any] = {"use_cache": True, "past_key_values": transformers.DynamicCache(config=model.config)}
+    name, token = "input_ids", ids
+    if model.config.is_encoder_decoder:
+        cache = transformers.DynamicCache
+        words["past_key_values"] = transformers.EncoderDecoderCache(cache(config=model.config), cache())
+        words["encoder_outputs"] = model.get_encoder()(input_ids=ids)
+        name, token = "decoder_input_ids", ids[:, :1].clone()
+    elif "logits_to_keep" in inspect.signature(model.forward).parameters:
+        words["logits_to_keep"] = 1
+    output = model(**{name: token}, **words)
+    course.note(meter, 1, "prefill")
+    for _ in range(output_tokens):
+        token = output.logits[:, -1:].argmax(-1)
+        del output
+        output = model(**{name: token}, **words)
+    course.note(meter, 1, "decode")
+
+
+def serving_moments(config: Config, batch: int, sequence: int, **settings: Any) -> dict[Moment, int]:
+    """Return {(1, moment): bytes} of an answer; see `serving_course`."""
+    return serving_course(config, batch, sequence, lists=False, **settings).bytes
+
+
+def _meter(model: Any, given: dict[str, torch.Tensor], run: Run) -> Meter:
+    gc.collect()
+    if run.device.startswith("cuda"):
+        return Gauge(run.device)
+    return Ledger(Places(model), apart(model, *given.values()))
+
+
+def _before(model: Any, given: dict[str, torch.Tensor]) -> dict[str, int]:
+    """Return the bytes that are there before a step, by kind, each storage once."""
+    seen, sizes = set[int](), dict[str, int]()
+    kinds = {"parameters": model.parameters(), "buffers": model.buffers(), "input ids and labels": given.values()}
+    for kind, tensors in kinds.items():
+        storages = {each.untyped_storage()._cdata: each.untyped_storage().nbytes() for each in tensors}
+        sizes[kind] = sum(size for key, size in storages.items() if key not in seen)
+        seen |= set(storages)
+    return sizes
+
+
+def _workspaces(device: str) -> dict[str, int]:
+    """Return what the matrix library takes at its first use, through the same allocator."""
+    if not device.startswith("cuda"):
+        return {}
+    if not torch.cuda.is_available():
+        raise Problem('there is no CUDA device here; use device "meta" (no memory needed) or "cpu"')
+    torch.cuda.empty_cache()
+    start = torch.cuda.memory_allocated(device)
+    square = torch.ones(64, 64, device=device, dtype=torch.bfloat16, requires_grad=True)
+    (square @ square).sum().backward()
+    del square
+    torch.cuda.synchronize(device)
+    return {"library workspaces": int(torch.cuda.memory_allocated(device)) - start}
+
+
+@contextmanager
+def _explained(device: str) -> Iterator[None]:
+    """Say in one sentence that a device is too small."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise Problem(f'{device} is too small for this ({str(error).split(". ")[0]}); use fewer layers or "meta"') from None
+
+
+def make_optimizer(words: str, model: Any) -> torch.optim.Optimizer:
+    """Return an optimizer from its class and settings, as in "AdamW foreach=False"; only trained tensors."""
+    name, *settings = words.split()
+    home, _, kind = name.rpartition(".")
+    values = dict(each.split("=") for each in settings)
+    kinds = {"True": True, "False": False, "None": None}
+    given = {key: kinds[value] if value in kinds else float(value) for key, value in values.items()}
+    try:
+        module = import_module(HOMES[home]) if home else torch.optim
+    except ImportError:
+        raise Problem(f"this optimizer needs the package {home}; install it with pip install {home}") from None
+    trained = [each for each in model.parameters() if each.requires_grad]
+    return getattr(module, kind)(trained, lr=1e-4, **given)
+
+
+def optimizer_words(name: str, update: str) -> str:
+    """Return the class and settings of one of our optimizers."""
+    if name not in OPTIMIZERS:
+        known = ", ".join(OPTIMIZERS)
+        raise Problem(f'optimizer "{name}" is predicted but cannot be run here; use one of {known}')
+    settings = {"single": "foreach=False", "foreach": "foreach=True", "fused": "fused=True"}[update]
+    words = OPTIMIZERS[name]
+    return words if "." in words.split()[0] else f"{words} {settings}"

@@ -1,0 +1,140 @@
+"""What is alive for a moment only: the temporaries of an optimizer's update, a dequantised matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from memscape.breakdown import Breakdown, Term, ceil_div, product
+from memscape.catalog import precision
+from memscape.memory.modules import Run, Stored, stored
+from memscape.memory.optimizers import BYTES, Optimizer, divided, optimizer, takes
+from memscape.memory.tensors import Sizes
+from memscape.memory.training_states import (
+    gradient_bytes,
+    has_master,
+    parameter_bytes,
+    shared,
+    trained,
+    trained_runs,
+)
+from memscape.model import Model
+from memscape.parallelism import Layout
+from memscape.workload import Training
+
+
+def update_scratch(model: Model, training: Training, layout: Layout | None = None) -> Breakdown:
+    """Count what the optimizer's update holds at its highest beside weights, gradients and states.
+
+        single:   max over tensors ( left · elements of the one before + alive · elements of this one ) · bytes
+        foreach:  copies · elements of all tensors · bytes      fused: nothing      [bytes]
+
+    AdamW one tensor at a time (`foreach=False`): the square root of the second moment and its quotient are alive while
+    the quotient of the tensor before still has its name, so left = 1 and alive = 2. PyTorch makes the states of all
+    tensors before it updates the first one, so the first step needs as much as any other. With `bf16-mixed` the update
+    works in fp32; gradients in 16 bit are cast first (a fused kernel reads them as they are). With ZeRO each device
+    updates its share.
+    Holds for: the torch.optim classes with their default options, tensors in the order of `model.parameters()`.
+    Not for:   parameter groups that a trainer makes (norms and biases last), gradient clipping.
+    Approximate: Adafactor and Rprop, by the small factors that `data/optimizers.csv` names.
+    Sources:   pytorch_optim and those of `data/optimizers.csv`
+    """
+    terms: Iterator[Term] = iter(())
+    if training.update == "single":
+        terms = _highest(model, training)
+    elif training.update == "foreach":
+        terms = _all_at_once(model, training)
+    return Breakdown("bytes", tuple(shared(terms, layout or Layout())), model.notes)
+
+
+def dequantised(model: Model, training: Training) -> Breakdown:
+    """Count one dequantised matrix: QLoRA turns each quantised matrix into 16 bit when it multiplies with it.
+
+        rows · columns · 2, and the scales in fp32 where these are quantised too      [bytes], the largest matrix
+
+    Holds for: bitsandbytes' 4-bit linear layers, forward and backward. No terms where nothing is quantised.
+    Source:    dettmers2023
+    """
+    if training.method != "qlora":
+        return Breakdown("bytes")
+    base = precision(training.base_precision)
+    quantised = [each for each in stored(model) if each.kind == "linear" and each.rows and each.group in base.quantises]
+    if not quantised:
+        return Breakdown("bytes")
+    largest = max(quantised, key=lambda tensor: int(tensor.elements))
+    matrix = largest.sizes | {"bytes_per_element": BYTES["bf16"]}
+    terms = [Term(f"{largest.name}, dequantised", matrix, largest.group, "buffers", base.source)]
+    scale = next(part for part in base.parts if part.name == "scale")
+    if len(base.parts) > 2 and isinstance(scale.columns, int):
+        scales = {"blocks": ceil_div(largest.elements, scale.columns), "scale_bytes": BYTES["fp32"]}
+        terms.append(Term(f"{largest.name}: scales, dequantised", scales, largest.group, "buffers", base.source))
+    return Breakdown("bytes", tuple(terms))
+
+
+def _all_at_once(model: Model, training: Training) -> Iterator[Term]:
+    """The temporaries of an update that goes through all tensors, operation by operation."""
+    for rules, tensors in divided(trained(model, training), optimizer(training.optimizer)):
+        for tensor in tensors:
+            for term in _alive(rules, training, None, tensor, (0, rules.foreach)):
+                yield replace(term, factors=tensor.copies | dict(term.factors))
+
+
+def _highest(model: Model, training: Training) -> Iterator[Term]:
+    """The temporaries at the highest moment of an update that takes one tensor after the other."""
+    highest, most = [], 0.0
+    rules = optimizer(training.optimizer)
+    for part in (rules, optimizer(rules.otherwise)) if rules.otherwise else (rules,):
+        own = tuple(
+            replace(run, tensors=tuple(tensor for tensor in run.tensors if takes(rules, tensor) == (part is rules)))
+            for run in trained_runs(model, training)
+        )
+        for before, tensor in _neighbours(own):
+            for copies in part.single:
+                terms = list(_alive(part, training, before, tensor, copies))
+                total = sum(float(term.amount) for term in terms)
+                highest, most = (terms, total) if total > most else (highest, most)
+    yield from highest
+
+
+def _alive(
+    rules: Optimizer, training: Training, before: Stored | None, tensor: Stored, copies: tuple[int, int]
+) -> Iterator[Term]:
+    """What is alive while a tensor is updated: what is left of the one before, and copies of its own."""
+    left, own = copies
+    narrow = not has_master(training) and parameter_bytes(training) < BYTES["fp32"]
+    size = BYTES["bf16"] if narrow else BYTES["fp32"]
+    cast = BYTES["fp32"] if has_master(training) and gradient_bytes(training) < BYTES["fp32"] else 0
+    fixed = rules.extra_bytes + narrow * rules.cast_bytes + cast
+    if before is not None and left:
+        yield _term("left of", before, {"temporaries": left}, size, rules)
+    if own:
+        yield _term("temporaries of", tensor, {"temporaries": own}, size, rules)
+    if fixed:
+        yield _term("copies in another type of", tensor, {}, fixed, rules)
+    if rules.gram_bytes:
+        squared = min(tensor.shape) ** 2
+        factors = {"smaller_side_squared": squared, "gram_bytes": rules.gram_bytes}
+        yield Term(f"Gram matrices of {tensor.name}", factors, tensor.group, "buffers", rules.source)
+
+
+def _term(what: str, tensor: Stored, sizes: Sizes, size: int, rules: Optimizer) -> Term:
+    factors = sizes | tensor.sizes | {"bytes_per_element": size}
+    return Term(f"{what} {tensor.name}", factors, tensor.group, "buffers", rules.source)
+
+
+def _neighbours(runs: tuple[Run, ...]) -> Iterator[tuple[Stored | None, Stored]]:
+    """Each tensor of an order with the one that is updated before it; layers that repeat follow one another."""
+    before: Stored | None = None
+    for run in runs:
+        order = [tensor for tensor in run.tensors for _ in range(2 if _has_several(tensor) else 1)]
+        if not order:
+            continue
+        yield from zip([before, *order], order, strict=False)
+        before = order[-1]
+        if not isinstance(run.repeats, int) or run.repeats > 1:
+            yield before, order[0]
+
+
+def _has_several(tensor: Stored) -> bool:
+    """Whether a place holds several alike, as the weight and the bias of a norm."""
+    return any(size != 1 for name, size in tensor.copies.items() if not name.endswith("layers"))
