@@ -7,19 +7,23 @@ from memscape.memory.activations import activations
 from memscape.memory.kv_cache import kv_cache
 from memscape.memory.parameters import active_parameters, parameters
 from memscape.memory.timeline import memory, timeline
+from memscape.memory.training_states import training_states
 from memscape.memory.weights import weights
 from memscape.model import Model
+from memscape.parallelism import Layout
 from memscape.problem import Problem
 from memscape.readers import read_model
-from memscape.workload import Inference
+from memscape.workload import Inference, Training
 
 __version__ = "0.1.0"
 __all__ = [
     "Breakdown",
     "Inference",
+    "Layout",
     "Model",
     "Problem",
     "Term",
+    "Training",
     "accelerator",
     "accelerators",
     "activations",
@@ -33,5 +37,6 @@ __all__ = [
     "precisions",
     "read_model",
     "timeline",
+    "training_states",
     "weights",
 ]

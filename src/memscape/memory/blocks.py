@@ -144,19 +144,35 @@ def repeated(t: Pass, x: Tensor, name: str) -> Tensor:
 
 
 def eager(
-    t: Pass, q: Tensor, k: Tensor, v: Tensor, *, dtype: str = FP32, scale: bool = True, contiguous: bool = True
+    t: Pass,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    dtype: str = FP32,
+    scale: bool = True,
+    contiguous: bool = True,
+    bias: Tensor | None = None,
+    masked: bool = True,
+    narrow: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Scores, softmax and the weighted sum, one after the other; the weights are returned too, as transformers does."""
+    """Scores, softmax and the weighted sum, one after the other; the weights are returned too, as transformers does.
+
+    `bias` is added to the scores; `masked`: so is the mask, if there is one; `narrow`: the weights are cast to the type
+    of the values.
+    """
     k, v = repeated(t, k, "key, repeated"), repeated(t, v, "value, repeated")
-    scores = t.product(q, k, {"heads": t.model.heads, "key_tokens": k.rows["sequence_tokens"]}, "scores")
+    tokens = next(size for name, size in k.rows.items() if name.endswith("tokens"))
+    scores = t.product(q, k, {"heads": t.model.heads, "key_tokens": tokens}, "scores")
     if scale:
         scores = t.scaled(scores, "scaled scores")
     if t.model.score_cap:
         scores = capped(t, scores, "scores")
-    if t.mask is not None:
-        scores = t.add(scores, t.mask, "masked scores")
-    weights = t.cast(t.softmax(scores, "attention weights", dtype), v.dtype, "attention weights")
+    for each, name in ((bias, "scores with bias"), (t.mask if masked else None, "masked scores")):
+        scores = scores if each is None else t.add(scores, each, name)
+    weights = t.softmax(scores, "attention weights", dtype)
     del scores
+    weights = t.cast(weights, v.dtype, "attention weights") if narrow else weights
     weights = t.dropout(weights, t.rate("attention"), "attention dropout")
     attended = t.product(weights, v, {**t.queries, **_width(v)}, "attended")
     return (t.copy(attended, "attended, token by token") if contiguous else attended), weights
@@ -264,6 +280,6 @@ def causal_loss(t: Pass, logits: Tensor) -> Tensor:
 
 
 def plain_loss(t: Pass, logits: Tensor) -> Tensor:
-    """Cross-entropy in the type of the logits; the labels are the ids."""
+    """Cross-entropy in the type of the logits."""
     t.part = "loss"
-    return t.cross_entropy(logits, t.ids)
+    return t.cross_entropy(logits, t.labels)

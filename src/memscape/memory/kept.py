@@ -31,7 +31,7 @@ def kept_tensors(model: Model, training: Training) -> Breakdown:
     """
     result = Breakdown("bytes", notes=model.notes)
     for case, where in cases(model, training):
-        result += _where(_kept(trace(model, training, case)), where)
+        result += limited(_kept(trace(model, training, case)), where)
     return result
 
 
@@ -67,7 +67,7 @@ def alive_at(model: Model, training: Training, direction: str, highest: bool) ->
         step = trace(model, training, case)
         place = step.peak(direction).place if highest else None
         for each, share in _places(place):
-            result += _where(_where(Breakdown("bytes", tuple(_alive(step, direction, each))), share), where)
+            result += limited(limited(Breakdown("bytes", tuple(_alive(step, direction, each))), share), where)
     return result
 
 
@@ -114,13 +114,13 @@ def _letter(name: str) -> str:
     return letter.replace("{", "").replace("}", "").replace("\\", "")
 
 
-def _where(part: Breakdown, where: Quantity) -> Breakdown:
+def limited(part: Breakdown, where: Quantity) -> Breakdown:
     """Limit a part to the elements of a grid where it applies."""
     if where is True:
         return part
-    return replace(part, terms=tuple(_limited(term, where) for term in part.terms))
+    return replace(part, terms=tuple(_here(term, where) for term in part.terms))
 
 
-def _limited(term: Term, where: Quantity) -> Term:
+def _here(term: Term, where: Quantity) -> Term:
     here = term.factors.get("where_it_applies", 1) * where
     return replace(term, factors={**term.factors, "where_it_applies": here})

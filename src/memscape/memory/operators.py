@@ -73,7 +73,7 @@ class Operators(Tape):
 
     def parameter(self, name: str, sizes: Sizes) -> Parameter:
         """Name a weight of the part that is running."""
-        return Parameter(name, self.part, sizes, self.weights, self.is_trained(name), self.scope)
+        return Parameter(name, self.part, sizes, self.weights, self.is_trained(name), self.owner or self.scope)
 
     def is_trained(self, name: str) -> bool:
         """Whether a weight of the running part takes a gradient."""
@@ -117,6 +117,11 @@ class Operators(Tape):
         node = self.noted({**x.rows, **columns}, x.dtype, [(x, NEW)])
         return Tensor(x.storage, x.rows, columns, x.dtype, node, "part")
 
+    def spread(self, x: Tensor, rows: Sizes, columns: Sizes) -> Tensor:
+        """Look at the same numbers once per sequence; the gradients of the sequences are added up."""
+        node = self.noted({**rows, **columns}, x.dtype, [(x, SAME if self.single else NEW)])
+        return Tensor(x.storage, rows, columns, x.dtype, node, x.layout)
+
     def copy(self, x: Tensor, name: str, layout: str = "rows") -> Tensor:
         """Copy into another order; the gradient passes as it is."""
         return self.made(name, [(x, SAME)], layout=layout)
@@ -139,10 +144,14 @@ class Operators(Tape):
         return self.made(name or f"copy in {dtype}", [(x, NEW)], dtype=dtype)
 
     def add(self, x: Tensor, y: Tensor | Parameter, name: str) -> Tensor:
-        """Add; nothing is kept, the gradient passes to both."""
+        """Add; nothing is kept, the gradient passes to both, summed up for what all sequences share."""
         dtype = FP32 if FP32 in (x.dtype, y.dtype) else x.dtype
-        hows = [(each, SAME if each.dtype == dtype and isinstance(each, Tensor) else NEW) for each in (x, y)]
+        hows = [(each, SAME if each.dtype == dtype and not self._shared(each, x) else NEW) for each in (x, y)]
         return self.made(name, hows, dtype=dtype)
+
+    def _shared(self, y: Tensor | Parameter, x: Tensor) -> bool:
+        """Whether the sequences of a micro-batch share an operand."""
+        return isinstance(y, Parameter) or (not self.single and "micro_batch" in x.rows and "micro_batch" not in y.rows)
 
     def scaled(self, x: Tensor, name: str) -> Tensor:
         """Multiply by a number, or add one: nothing is kept."""
@@ -226,11 +235,23 @@ class Operators(Tape):
             return x
         return self.made(self.blocks[x.storage.index].name, [(x, SAME)], layout="heads")
 
-    def embedding(self, ids: Storage, rows: Sizes, table: Sizes, width: Sizes, name: str) -> Tensor:
-        """Look up rows of a table: the indices are kept, the gradient is as large as the table."""
-        weight = self.parameter(f"{name} table", {**table, **width})
+    def embedding(
+        self,
+        ids: Storage | None,
+        rows: Sizes,
+        table: Sizes,
+        width: Sizes,
+        name: str,
+        matrix: Parameter | None = None,
+    ) -> Tensor:
+        """Look up rows of a table: the indices are kept, the gradient is as large as the table.
+
+        No ids: they are a buffer of the model. `matrix`: a table that is there already.
+        """
+        weight = matrix or self.parameter(f"{name} table", {**table, **width})
         self.embedded = self.embedded or weight
-        node = self.noted({**rows, **width}, weight.dtype, [(weight, NEW)], [(ids, "which rows take a gradient")])
+        kept = [] if ids is None else [(ids, "which rows take a gradient")]
+        node = self.noted({**rows, **width}, weight.dtype, [(weight, NEW)], kept)
         return Tensor(self.storage(name, {**rows, **width}, weight.dtype), rows, width, weight.dtype, node)
 
     # attention in one kernel, the loss

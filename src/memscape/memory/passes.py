@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
+from typing import NamedTuple
 
 from memscape.catalog import precision
 from memscape.memory.adapters import adapted
@@ -18,7 +19,9 @@ ADAPTED = {"output": "attention output"}
 # the parts of the passes, by the groups of the model that they belong to
 GROUPS = {
     "embedding": "embeddings",
+    "position": "embeddings",
     "attention": "attention",
+    "cross-attention": "attention",
     "mask": "attention",
     "rotary": "attention",
     "mlp": "mlp_dense",
@@ -36,6 +39,16 @@ def group_of(part: str) -> str:
     return "norms" if part.endswith("norm") else GROUPS.get(part.partition(" ")[0], "other")
 
 
+class Input(NamedTuple):
+    """How a checkpointed layer sees one of its inputs; the first has no name."""
+
+    name: str
+    rows: Sizes
+    columns: Sizes
+    dtype: str
+    trained: bool
+
+
 class Pass(Operators):
     """A forward pass of a model on one micro-batch: the operators, and the sizes that every block reads."""
 
@@ -46,6 +59,8 @@ class Pass(Operators):
         self.model, self.training, self.windowed = model, training, windowed
         self.rows: Sizes = {"micro_batch": training.micro_batch, "sequence_tokens": training.sequence_tokens}
         self.tokens: Sizes = {"sequence_tokens": training.sequence_tokens}
+        written = training.sequence_tokens if training.target_tokens is None else training.target_tokens
+        self.written: Sizes = {"target_tokens": written} if model.has_encoder else self.tokens
         self.hidden: Sizes = {"hidden_size": model.hidden_size}
         self.queries: Sizes = {"heads": model.heads, "head_dim": model.head_dim}
         self.keys: Sizes = {"kv_heads": model.kv_heads, "head_dim": model.head_dim}
@@ -54,8 +69,14 @@ class Pass(Operators):
         self.tables: list[Tensor] = []
         self.places: Storage | None = None
         self.ids = self.storage("token ids", self.rows, "int64")
+        self.labels = self.storage("labels", {"micro_batch": training.micro_batch, **self.written}, "int64")
         self.mask: Tensor | None = None
         self.position_bias: Tensor | None = None
+        self.cross_bias: Tensor | None = None
+        self.memory: Tensor | None = None
+        self.hands: tuple[str, ...] = ()  # what a layer is handed beside its input, so that a checkpoint keeps it
+        self.frame: list[Tensor] = []  # what the model's own function holds while its layers run
+        self.outputs: list[Tensor] = []  # what lives as long as the logits
 
     @property
     def tied(self) -> Parameter | None:
@@ -118,7 +139,7 @@ class Pass(Operators):
 
     def _side(self, x: Tensor, out: Sizes, name: str) -> Tensor:
         sizes = {**x.columns, **out}
-        weight = Parameter(name, self.part, sizes, self.training.adapter_precision, True, self.scope)
+        weight = Parameter(name, self.part, sizes, self.training.adapter_precision, True, self.owner or self.scope)
         return super().linear(x, out, name, matrix=weight)
 
     # checkpointing
@@ -126,34 +147,59 @@ class Pass(Operators):
     def checkpointed(
         self, layer: Callable[[Pass, Tensor], Tensor], hands_mask: bool
     ) -> Callable[[Pass, Tensor], Tensor]:
-        """Keep only the input of a layer; backward runs the layer again before it goes back through it."""
+        """Keep only the inputs of a layer; backward runs the layer again before it goes back through it.
+
+        Inputs are also the tensors named in `hands`; those that the layer makes are results of the checkpoint too.
+        """
 
         def run(t: Pass, x: Tensor) -> Tensor:
+            handed = {name: each for name in t.hands if (each := getattr(t, name)) is not None}
             first, t.keeping = len(t.nodes), False
             output = layer(t, x)
             t.keeping = True
             del t.nodes[first:]
-            kept = [(x.storage, AGAIN)]
+            kept = [(each.storage, AGAIN) for each in (x, *handed.values())]
             if t.mask is not None and hands_mask:
                 kept.append((t.mask.storage, AGAIN))
-            output.node = t.noted(x.sizes, x.dtype, [(x, NEW)], kept)
+            output.node = t.noted(x.sizes, x.dtype, [(each, NEW) for each in (x, *handed.values())], kept)
             if output.node is not None:
-                output.node.recompute = partial(t.again, layer, x.rows, x.columns, x.dtype)
+                inputs = [Input(name, y.rows, y.columns, y.dtype, y.trained) for name, y in {"": x, **handed}.items()]
+                output.node.recompute = partial(t.again, layer, inputs)
+                t._also_made(output.node, handed)
             return output
 
         return run
 
-    def again(self, layer: Callable[[Pass, Tensor], Tensor], rows: Sizes, columns: Sizes, dtype: str, node: Node) -> Storage:
-        """Run a layer again from its kept input and go back through it; return the gradient of the input."""
-        (gradient,) = node.gradients.values()
-        node.gradients.clear()
-        start = Node(())
-        first = len(self.nodes)
-        x = Tensor(node.kept[0].storage, rows, columns, dtype, start)
-        output = layer(self, x)
-        assert output.node is not None
-        output.node.gradients[0] = gradient
-        del gradient, output
+    def _also_made(self, node: Node, handed: Mapping[str, Tensor]) -> None:
+        """Note what a checkpointed layer made for the next ones as further results of its node."""
+        for place, name in enumerate(self.hands, 1):
+            made = getattr(self, name)
+            if name not in handed and made is not None and made.node is not None and made.node.ways:
+                made.node, made.place = node, place
+
+    def again(self, layer: Callable[[Pass, Tensor], Tensor], inputs: Sequence[Input], node: Node) -> Storage:
+        """Run a layer again from its kept inputs and go back through it; return the gradient of the first."""
+        start, first = Node(()), len(self.nodes)
+        ways = iter(node.ways[1:])
+        for each, kept in zip(inputs[1:], node.kept[1:], strict=False):
+            way = next(ways) if each.trained else None
+            tensor = Tensor(kept.storage, each.rows, each.columns, each.dtype)
+            if way is not None:
+                assert isinstance(way.to, Node)
+                tensor.node, tensor.place = way.to, way.place
+            setattr(self, each.name, tensor)
+            del tensor
+        _, rows, columns, dtype, _ = inputs[0]
+        results = [layer(self, Tensor(node.kept[0].storage, rows, columns, dtype, start))]
+        results += [getattr(self, name) for name in self.hands]
+        for place in list(node.gradients):
+            end = results[place].node
+            assert end is not None
+            end.gradients[0] = node.gradients.pop(place)
+            del end
+        for name in self.hands:
+            setattr(self, name, None)
+        del results
         self.backward(first)
         return start.gradients[0]
 

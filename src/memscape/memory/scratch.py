@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from memscape.breakdown import Breakdown, Term, ceil_div, product
+from memscape.breakdown import Breakdown, Quantity, Term, ceil_div
 from memscape.catalog import precision
 from memscape.memory.modules import Run, Stored, stored
 from memscape.memory.optimizers import BYTES, Optimizer, divided, optimizer, takes
@@ -81,7 +81,8 @@ def _all_at_once(model: Model, training: Training) -> Iterator[Term]:
 
 def _highest(model: Model, training: Training) -> Iterator[Term]:
     """The temporaries at the highest moment of an update that takes one tensor after the other."""
-    highest, most = [], 0.0
+    highest: list[Term] = []
+    most = 0
     rules = optimizer(training.optimizer)
     for part in (rules, optimizer(rules.otherwise)) if rules.otherwise else (rules,):
         own = tuple(
@@ -91,7 +92,7 @@ def _highest(model: Model, training: Training) -> Iterator[Term]:
         for before, tensor in _neighbours(own):
             for copies in part.single:
                 terms = list(_alive(part, training, before, tensor, copies))
-                total = sum(float(term.amount) for term in terms)
+                total = sum(_largest(term.amount) for term in terms)
                 highest, most = (terms, total) if total > most else (highest, most)
     yield from highest
 
@@ -115,6 +116,11 @@ def _alive(
         squared = min(tensor.shape) ** 2
         factors = {"smaller_side_squared": squared, "gram_bytes": rules.gram_bytes}
         yield Term(f"Gram matrices of {tensor.name}", factors, tensor.group, "buffers", rules.source)
+
+
+def _largest(amount: Quantity) -> int:
+    """The amount; of a grid (of ranks) the largest, which is the same tensor's everywhere."""
+    return int(amount.max()) if hasattr(amount, "max") else int(amount)
 
 
 def _term(what: str, tensor: Stored, sizes: Sizes, size: int, rules: Optimizer) -> Term:

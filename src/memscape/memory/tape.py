@@ -139,6 +139,7 @@ class Tape:
         self.gradients: dict[tuple[str, str, str], Storage] = {}
         self.part = ""
         self.scope = ""
+        self.owner = ""  # whose weights the running layer reads, where several layers share them
         self.accumulates = False
 
     def storage(self, name: str, sizes: Sizes, dtype: str, role: str = "activation") -> Storage:

@@ -9,20 +9,25 @@ from memscape import tables
 from memscape.breakdown import Breakdown, Quantity, Term, ceil_div
 from memscape.memory.activations import activations, decode_activations
 from memscape.memory.kv_cache import kv_cache
+from memscape.memory.step import training_timeline
 from memscape.memory.weights import weights
 from memscape.model import Model
 from memscape.units import MIB
-from memscape.workload import Inference
+from memscape.workload import Inference, Training
 
 MOMENTS = ("load", "prefill", "decode")
 
 
-def timeline(model: Model, inference: Inference) -> dict[tuple[int, str], Breakdown]:
-    """Return everything alive at each moment of serving: load, prefill, decode, keyed (1, moment).
+def timeline(model: Model, workload: Inference | Training) -> dict[tuple[int, str], Breakdown]:
+    """Return everything alive at each moment, keyed (step, moment); for training see `training_timeline`.
 
-    An engine that reserves its cache ("generic") holds all of it while a new prompt is read; transformers lets the
+    Serving has load, prefill and decode. An engine that reserves its cache ("generic") holds all of it while a new prompt is read; transformers lets the
     cache grow, so its prefill holds the prompts only. Runtime terms are what others measured, with their spread.
     """
+    return training_timeline(model, workload) if isinstance(workload, Training) else _serving(model, workload)
+
+
+def _serving(model: Model, inference: Inference) -> dict[tuple[int, str], Breakdown]:
     loaded = weights(model, inference.weights, inference.kept)
     prompt_only = replace(inference, output_tokens=inference.output_tokens * 0)
     growing = inference.engine == "transformers" and not model.has_encoder
@@ -34,17 +39,19 @@ def timeline(model: Model, inference: Inference) -> dict[tuple[int, str], Breakd
     return {(1, moment): alive + _runtime(alive) for moment, alive in moments.items()}
 
 
-def memory(model: Model, inference: Inference) -> Breakdown:
-    """Return everything that one device must hold at the highest moment of serving; `notes` says which moment.
+def memory(model: Model, workload: Inference | Training) -> Breakdown:
+    """Return everything that one device must hold at its highest moment; `notes` says which moment that is.
 
-    The phases are weights, kv_cache, activations and runtime. `total` takes the likely value of each measured term,
-    `low` and `high` its spread. Array input is answered element by element.
+    The phases of serving are weights, kv_cache, activations and runtime; those of training are weights, gradients,
+    optimizer_states, activations and buffers, as the program allocates them, without a runtime. `total` takes the
+    likely value of each measured term, `low` and `high` its spread. Array input is answered element by element.
     """
-    moments = timeline(model, inference)
+    moments = timeline(model, workload)
     if any(hasattr(alive.total, "shape") for alive in moments.values()):
         return _highest_of_each(tuple(moments.values()))
-    (_, moment), peak = max(moments.items(), key=lambda item: float(item[1].total))
-    return replace(peak, notes=(f"the highest moment is {moment}", *peak.notes))
+    (step, moment), peak = max(moments.items(), key=lambda item: float(item[1].total))
+    of_step = f" of step {step}" if isinstance(workload, Training) else ""
+    return replace(peak, notes=(f"the highest moment is {moment}{of_step}", *peak.notes))
 
 
 def _highest_of_each(moments: tuple[Breakdown, ...]) -> Breakdown:

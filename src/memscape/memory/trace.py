@@ -16,7 +16,7 @@ from typing import NamedTuple
 from memscape.breakdown import Quantity, chosen_by
 from memscape.memory.forward import Stage, recipe_of, stages
 from memscape.memory.passes import Pass
-from memscape.memory.tape import Block, Node, amount
+from memscape.memory.tape import Block, Node, Tensor, amount
 from memscape.model import Model
 from memscape.workload import Training
 
@@ -43,6 +43,8 @@ def cases(model: Model, training: Training) -> list[tuple[Case, Quantity]]:
     """
     batch = training.micro_batch
     more = False if training.global_batch is None else training.global_batch > batch
+    if training.gradient_precision != training.weights:
+        more = True
     asked = (batch == 1, bool(model.window) and training.sequence_tokens > (model.window or 0), more)
     if not any(hasattr(each, "shape") for each in asked):
         return [(Case(*(bool(each) for each in asked)), True)]
@@ -86,9 +88,13 @@ class Trace:
         self.spans: dict[str, Span] = {}
         layers = list(self._stages(model))
         self.order = [(EMBEDDING, 1), *((each.name, each.count) for each in layers), (HEAD, 1)]
-        held = self._forward({each.name: each for each in layers})
+        logits, loss, shared = self._forward({each.name: each for each in layers})
         self._close()
         self.kept = {name: list(self._kept(name)) for name in self.spans}
+        if loss.node is not None:
+            loss.node.gradients[0] = self.tape.storage("gradient of the loss", {"numbers": 1}, loss.dtype)
+        held: list[object] = [logits, loss, shared]
+        del logits, loss, shared
         self._backward(held)
         self.sizes = [amount(block) for block in self.tape.blocks]
 
@@ -120,7 +126,7 @@ class Trace:
             last = list(self.spans.values())[-1]
             last.events[FORWARD] = (last.first, len(self.tape.events))
 
-    def _forward(self, layers: dict[str, Stage]) -> list[object]:
+    def _forward(self, layers: dict[str, Stage]) -> tuple[Tensor, Tensor, list[object]]:
         """Run the stages; return what lives on to backward without being kept by the graph: logits, loss, tables."""
         t = self.tape
         self._begin(EMBEDDING)
@@ -138,9 +144,7 @@ class Trace:
         x = self.recipe.head(t, x)
         loss = self.recipe.loss(t, x)
         t.copies.clear()
-        if loss.node is not None:
-            loss.node.gradients[0] = t.storage("gradient of the loss", {"numbers": 1}, loss.dtype)
-        return [x, loss, shared]
+        return x, loss, shared
 
     def _forget(self) -> None:
         """Let go of what the layers shared, as the function that ran them returns."""

@@ -38,7 +38,7 @@ def training_states(model: Model, training: Training, layout: Layout | None = No
     Not for:   buckets, gathered copies and padding of a runtime; parameter groups that a trainer makes.
     Sources:   pytorch_optim and those of `data/optimizers.csv`, micikevicius2018, rajbhandari2020
     """
-    check(model, training)
+    check_trained(model, training)
     held = tuple(_gradients(model, training)) + tuple(_states(model, training))
     return Breakdown("bytes", tuple(shared(held, layout or Layout())), model.notes)
 
@@ -51,7 +51,7 @@ def trained_weights(model: Model, training: Training, layout: Layout | None = No
     devices share it.
     Sources: hu2021, dettmers2023, rajbhandari2020
     """
-    check(model, training)
+    check_trained(model, training)
     held = weights(model, training.base_precision if training.method == "qlora" else training.weights).terms
     if training.method != "full":
         size = {"bytes_per_element": BYTES[training.adapter_precision]}
@@ -136,6 +136,11 @@ def check(model: Model, training: Training) -> None:
             raise Problem(f"{model.label} has no decoder beside an encoder; leave target_tokens out")
         _check_length(model, "target_tokens", training.target_tokens)
     _check_objective(model, training)
+    check_trained(model, training)
+
+
+def check_trained(model: Model, training: Training) -> None:
+    """Refuse adapters of layers that the model has not, and frozen groups that it has not."""
     if training.method != "full":
         adapted(model, training)
     elif training.freeze:
