@@ -6,11 +6,16 @@ lives here exactly as long as there.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from memscape.memory.operators import BF16, FP32, NEW
 from memscape.memory.passes import Pass
 from memscape.memory.tape import Sizes, Storage, Tensor
 
 ATTENTION_NORM, MLP_NORM = "attention norm", "mlp norm"
+QUERY_NORM, KEY_NORM = "query norm", "key norm"
+Norm = Callable[[Pass, Tensor, str], Tensor]
+Heads = tuple[Tensor, Tensor, Tensor]
 
 
 # norms
@@ -124,6 +129,18 @@ def separate_heads(t: Pass, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return q, k, v
 
 
+def normed_heads(t: Pass, x: Tensor, norm: Norm) -> Heads:
+    """Queries, keys and values from three linear layers; a norm follows on the queries and one on the keys."""
+    bias = t.model.qkv_bias
+    q = t.linear(x, t.queries, "query", bias)
+    q = norm(t, q, QUERY_NORM)
+    t.part = "attention"
+    k = t.linear(x, t.keys, "key", bias)
+    k = norm(t, k, KEY_NORM)
+    t.part = "attention"
+    return q, k, t.linear(x, t.keys, "value", bias)
+
+
 def fused_heads(t: Pass, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values as stretches of one linear layer's result."""
     joint = {"query_key_value_heads": t.model.heads + 2 * t.model.kv_heads, "head_dim": t.model.head_dim}
@@ -171,8 +188,8 @@ def eager(
     for each, name in ((bias, "scores with bias"), (t.mask if masked else None, "masked scores")):
         scores = scores if each is None else t.add(scores, each, name)
     weights = t.softmax(scores, "attention weights", dtype)
-    del scores
     weights = t.cast(weights, v.dtype, "attention weights") if narrow else weights
+    del scores
     weights = t.dropout(weights, t.rate("attention"), "attention dropout")
     attended = t.product(weights, v, {**t.queries, **_width(v)}, "attended")
     return (t.copy(attended, "attended, token by token") if contiguous else attended), weights
@@ -192,7 +209,10 @@ def fused(t: Pass, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, None]:
     if t.mask is not None or q.dtype == FP32 or apart:
         if t.grouped:
             k, v = repeated(t, k, "key, repeated"), repeated(t, v, "value, repeated")
-        return t.efficient(q, k, v, t.mask), None
+        mask = t.mask
+        if mask is not None and mask.dtype == "bool":
+            mask = t.free("mask", t.rows, mask.columns, q.dtype)
+        return t.efficient(q, k, v, mask), None
     return t.flash(q, k, v), None
 
 
@@ -258,6 +278,18 @@ def eager_mask(t: Pass) -> None:
         rows = {"micro_batch": t.training.micro_batch, **t.tokens}
         t.mask = t.free("mask", rows, {"key_tokens": t.training.sequence_tokens}, t.weights)
         t.part = part
+
+
+def masks(t: Pass) -> None:
+    """Make the mask of each kind of layer: additive for eager attention, of one byte where a kernel needs a window."""
+    part, t.part = t.part, "mask"
+    words = {"key_tokens": t.training.sequence_tokens}
+    for kind in dict.fromkeys(each.attention for each in t.model.layer_kinds):
+        if not t.sdpa:
+            t.masks[kind] = t.free("mask", t.rows, words, t.weights)
+        elif t.windowed and kind != "full":
+            t.masks[kind] = t.free("window", t.tokens, words, "bool")
+    t.part = part
 
 
 def logits(t: Pass, x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from memscape.memory import blocks, dense
 from memscape.memory.blocks import Pass
 from memscape.memory.tape import Tensor
 from memscape.model import LayerKind, Model
+from memscape.problem import Problem, one_of
 
 Step = Callable[[Pass, Tensor], Tensor]
 
@@ -44,7 +45,12 @@ class Recipe:
 
 
 def recipe_of(model: Model) -> Recipe:
-    """Return the recipe of a model's family."""
+    """Return the recipe of a model's family; a family without one is refused."""
+    if model.family not in RECIPES:
+        raise Problem(
+            f"what {model.label} keeps for backward is not described yet (family {model.family}); "
+            f'use implementation "megatron" for the estimate of fused kernels, or a model of {one_of(RECIPES, 60)}'
+        )
     return RECIPES[model.family]
 
 
@@ -62,6 +68,7 @@ def stages(model: Model) -> list[Stage]:
 
 
 def _layer(layer: Callable[[Pass, Tensor, LayerKind], Tensor], kind: LayerKind, t: Pass, x: Tensor) -> Tensor:
+    t.mask = t.masks.get(kind.attention, t.mask)
     return layer(t, x, kind)
 
 

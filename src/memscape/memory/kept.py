@@ -8,9 +8,11 @@ from dataclasses import replace
 
 from memscape import tables
 from memscape.breakdown import Breakdown, Quantity, Term
+from memscape.memory.forward import recipe_of
 from memscape.memory.passes import group_of
 from memscape.memory.tape import BYTES, Block
 from memscape.memory.trace import EMBEDDING, HEAD, Trace, cases, trace
+from memscape.memory.training_states import check
 from memscape.model import Model
 from memscape.workload import Training
 
@@ -29,10 +31,18 @@ def kept_tensors(model: Model, training: Training) -> Breakdown:
     Raises:    Problem for a family whose forward pass is not described, or a workload that the model cannot take.
     Source:    pytorch_autograd
     """
-    result = Breakdown("bytes", notes=model.notes)
+    check(model, training)
+    result = Breakdown("bytes", notes=remarks(model, training))
     for case, where in cases(model, training):
         result += limited(_kept(trace(model, training, case)), where)
     return result
+
+
+def remarks(model: Model, training: Training) -> tuple[str, ...]:
+    """Return what a reader must know about the answer."""
+    if training.attention == "sdpa" and not recipe_of(model).sdpa:
+        return (*model.notes, f"transformers has no fused attention for {model.label}: eager attention is counted")
+    return model.notes
 
 
 def _kept(step: Trace) -> Breakdown:
@@ -62,7 +72,7 @@ def _layers(name: str, count: int, alone: bool) -> dict[str, Quantity]:
 
 def alive_at(model: Model, training: Training, direction: str, highest: bool) -> Breakdown:
     """Return the tensors alive at the highest point of a direction, or at its end, above weights and earlier states."""
-    result = Breakdown("bytes", notes=model.notes)
+    result = Breakdown("bytes", notes=remarks(model, training))
     for case, where in cases(model, training):
         step = trace(model, training, case)
         place = step.peak(direction).place if highest else None

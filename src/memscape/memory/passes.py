@@ -71,6 +71,7 @@ class Pass(Operators):
         self.ids = self.storage("token ids", self.rows, "int64")
         self.labels = self.storage("labels", {"micro_batch": training.micro_batch, **self.written}, "int64")
         self.mask: Tensor | None = None
+        self.masks: dict[str, Tensor] = {}  # of each kind of layer, where kinds differ
         self.position_bias: Tensor | None = None
         self.cross_bias: Tensor | None = None
         self.memory: Tensor | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from memscape.breakdown import Breakdown
 from memscape.memory.kept import alive_at, limited
 from memscape.memory.scratch import update_scratch
-from memscape.memory.trace import BACKWARD, FORWARD, cases
+from memscape.memory.trace import cases
 from memscape.memory.training_states import trained_weights, training_states
 from memscape.model import Model
 from memscape.workload import Training
@@ -36,28 +36,44 @@ def training_timeline(model: Model, training: Training) -> dict[tuple[int, str],
     Not for:   the CUDA context, library workspaces, scratch inside a kernel, what the allocator rounds up.
     Sources:   pytorch_autograd, pytorch_optim
     """
-    loaded = trained_weights(model, training)
-    states = training_states(model, training)
+    return _course(model, training, (1, 2), MOMENTS)
+
+
+def highest_moments(model: Model, training: Training) -> dict[tuple[int, str], Breakdown]:
+    """Return the moments of which one is the highest: a later step holds all that the first one does, and its states."""
+    return _course(model, training, (2,), ("forward_peak", "backward_peak", "optimizer_peak"))
+
+
+def _course(
+    model: Model, training: Training, steps: tuple[int, ...], moments: tuple[str, ...]
+) -> dict[tuple[int, str], Breakdown]:
+    loaded, states = trained_weights(model, training), training_states(model, training)
     gradients, kept = states.only(phase="gradients"), states.only(phase="optimizer_states")
-    scratch = update_scratch(model, training)
-    passes = _passes(model, training, gradients)
-    found = {(1, moment): loaded + alive for moment, alive in passes.items()}
-    found[1, "after_backward"] = loaded + gradients
-    found |= {(2, moment): alive + kept for (_, moment), alive in found.items()}
-    for step in (1, 2):
-        found[step, "optimizer_peak"] = loaded + gradients + kept + scratch
-        found[step, "after_optimizer"] = loaded + gradients + kept
-    return {(step, moment): found[step, moment] for step in (1, 2) for moment in MOMENTS}
+    earlier = _earlier(model, training, gradients)
+    beside = {
+        "after_backward": lambda: gradients,
+        "optimizer_peak": lambda: gradients + kept + update_scratch(model, training),
+        "after_optimizer": lambda: gradients + kept,
+    }
+    found = {}
+    for moment in moments:
+        held = loaded + (beside[moment]() if moment in beside else earlier + _pass(model, training, moment))
+        for step in steps:
+            from_start = step > 1 and not moment.endswith(("optimizer", "optimizer_peak"))
+            found[step, moment] = held + kept if from_start else held
+    return {(step, moment): found[step, moment] for step in steps for moment in moments}
 
 
-def _passes(model: Model, training: Training, gradients: Breakdown) -> dict[str, Breakdown]:
-    """What forward and backward hold beside weights and states; gradients of earlier micro-batches stay."""
+def _pass(model: Model, training: Training, moment: str) -> Breakdown:
+    """What forward or backward holds at a moment, beside weights, states and earlier gradients."""
+    direction, _, point = moment.partition("_")
+    return alive_at(model, training, direction, highest=point == "peak")
+
+
+def _earlier(model: Model, training: Training, gradients: Breakdown) -> Breakdown:
+    """Gradients of earlier micro-batches, or a buffer of fp32 gradients: they are there during forward and backward."""
     earlier = Breakdown("bytes")
     for case, where in cases(model, training):
         if case.accumulates:
             earlier += limited(gradients, where)
-    return {
-        "forward_peak": earlier + alive_at(model, training, FORWARD, highest=True),
-        "forward_end": earlier + alive_at(model, training, FORWARD, highest=False),
-        "backward_peak": earlier + alive_at(model, training, BACKWARD, highest=True),
-    }
+    return earlier

@@ -9,7 +9,7 @@ from memscape import tables
 from memscape.breakdown import Breakdown, Quantity, Term, ceil_div
 from memscape.memory.activations import activations, decode_activations
 from memscape.memory.kv_cache import kv_cache
-from memscape.memory.step import training_timeline
+from memscape.memory.step import highest_moments, training_timeline
 from memscape.memory.weights import weights
 from memscape.model import Model
 from memscape.units import MIB
@@ -46,7 +46,7 @@ def memory(model: Model, workload: Inference | Training) -> Breakdown:
     optimizer_states, activations and buffers, as the program allocates them, without a runtime. `total` takes the
     likely value of each measured term, `low` and `high` its spread. Array input is answered element by element.
     """
-    moments = timeline(model, workload)
+    moments = highest_moments(model, workload) if isinstance(workload, Training) else _serving(model, workload)
     if any(hasattr(alive.total, "shape") for alive in moments.values()):
         return _highest_of_each(tuple(moments.values()))
     (step, moment), peak = max(moments.items(), key=lambda item: float(item[1].total))

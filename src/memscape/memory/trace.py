@@ -18,6 +18,7 @@ from memscape.memory.forward import Stage, recipe_of, stages
 from memscape.memory.passes import Pass
 from memscape.memory.tape import Block, Node, Tensor, amount
 from memscape.model import Model
+from memscape.problem import Problem
 from memscape.workload import Training
 
 EMBEDDING, HEAD = "embedding", "head"
@@ -85,6 +86,12 @@ class Trace:
         self.tape = Pass(model, training, case.single, case.windowed)
         self.tape.accumulates = case.accumulates
         self.recipe, self.full = recipe_of(model), training.recompute == "full"
+        if self.full and not self.recipe.checkpoints:
+            raise Problem(
+                f'transformers cannot checkpoint the layers of {model.label}; use recompute "none", or implementation '
+                f'"megatron"'
+            )
+        self.tape.sdpa = self.tape.sdpa and self.recipe.sdpa
         self.spans: dict[str, Span] = {}
         layers = list(self._stages(model))
         self.order = [(EMBEDDING, 1), *((each.name, each.count) for each in layers), (HEAD, 1)]
@@ -149,7 +156,7 @@ class Trace:
     def _forget(self) -> None:
         """Let go of what the layers shared, as the function that ran them returns."""
         t = self.tape
-        t.tables, t.mask, t.position_bias, t.places = [], None, None, None
+        t.tables, t.mask, t.position_bias, t.places, t.masks = [], None, None, None, {}
 
     def _backward(self, held: list[object]) -> None:
         t = self.tape
