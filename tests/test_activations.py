@@ -103,7 +103,9 @@ def test_arrays_answer_as_a_loop_of_scalars(name, recompute):
     """STYLE 5: one function for one number or many; batch 1 and windows change which tensors there are."""
     model = ms.model(name)
     batches, tokens = numpy.array([1.0, 2.0, 3.0])[:, None], numpy.array([64.0, 512.0, 5000.0])[None, :]
-    many = ms.Training(micro_batch=batches, sequence_tokens=tokens if name != "gpt2" else tokens / 8, recompute=recompute)
+    many = ms.Training(
+        micro_batch=batches, sequence_tokens=tokens if name != "gpt2" else tokens / 8, recompute=recompute
+    )
     kept, highest = ms.activations(model, many).total, ms.memory(model, many).total
     course = {moment: alive.total for moment, alive in ms.timeline(model, many).items()}
     for i, j in itertools.product(range(3), range(3)):

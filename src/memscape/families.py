@@ -39,6 +39,7 @@ from memscape.rules import (
     shared_experts,
     size,
     smollm3_attention,
+    t5_activation,
     times_hidden,
     traits,
 )
@@ -158,7 +159,7 @@ T5 = (
         "norms_per_layer": 3,
         "relative_buckets": size("relative_attention_num_buckets"),
         "gated": lambda config: config.text("feed_forward_proj").startswith("gated-"),
-        "activation": lambda config: config.text("feed_forward_proj").removeprefix("gated-"),
+        "activation": t5_activation,
     }
 )
 

@@ -167,3 +167,9 @@ def given(key: str) -> Rule:
 def traits(*keys: str) -> Rule:
     """The switches among `keys` that are on."""
     return lambda config: frozenset(key for key in keys if config.flag(key))
+
+
+def t5_activation(config: Config) -> str:
+    """T5: the activation within the MLP's name; gated, "gelu" means the approximation by tanh, written out."""
+    name = config.text("feed_forward_proj")
+    return "gelu_new" if name == "gated-gelu" else name.removeprefix("gated-")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from memscape import tables
 from memscape.breakdown import Breakdown, Quantity, Term, maximum, minimum, product
 from memscape.catalog import precision
-from memscape.memory.tensors import Sizes
 from memscape.memory.kept import kept_tensors
+from memscape.memory.tensors import Sizes
 from memscape.model import Model
 from memscape.workload import Inference, Training
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from memscape.memory.operators import BF16, FP32, NEW
-from memscape.memory.passes import Pass
+from memscape.memory.passes import Pass as Pass
 from memscape.memory.tape import Sizes, Storage, Tensor
 
 ATTENTION_NORM, MLP_NORM = "attention norm", "mlp norm"

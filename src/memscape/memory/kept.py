@@ -101,8 +101,8 @@ def _alive(step: Trace, direction: str, place: int | None) -> Iterator[Term]:
         key = (block.name, block.part, tuple(block.sizes), block.dtype, block.role)
         joined[key] += count
         first.setdefault(key, block)
-    for key, count in joined.items():
-        yield _term(first[key], {"copies": count} if count > 1 else {}, "")
+    for alike, count in joined.items():
+        yield _term(first[alike], {"copies": count} if count > 1 else {}, "")
 
 
 def _term(block: Block, layers: dict[str, Quantity], reason: str) -> Term:

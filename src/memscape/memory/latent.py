@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from memscape.memory import blocks
-from memscape.memory.blocks import rotary_tables, words
-from memscape.memory.operators import FP32, NEW, SAME
+from memscape.memory import blocks, rotary
+from memscape.memory.operators import NEW
 from memscape.memory.passes import Pass
 from memscape.memory.tape import Tensor
 
@@ -13,19 +12,20 @@ ATTENTION = "attention"
 
 def embed(t: Pass) -> Tensor:
     """Words; the mask and the rotary tables that all layers share."""
-    x = words(t, t.ids)
+    x = blocks.words(t, t.ids)
     blocks.eager_mask(t)
     rope = {"rope_dim": t.model.rope_dim}
-    t.tables = [blocks.complex_table(t, rope)] if t.model.family == "deepseek_v2" else rotary_tables(t, rope)
+    whole = t.model.family == "deepseek_v2"
+    t.tables = [rotary.complex_table(t, rope)] if whole else blocks.rotary_tables(t, rope)
     t.places = t.storage("positions", t.tokens, "int64")
     return x
 
 
-def latent_attention(t: Pass, x: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Queries from a compressed vector or directly, keys and values from another; a part of each head is rotated."""
-    m = t.model
+def attention(t: Pass, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Keys and values from one compressed vector, queries from another or directly; a part of each head is rotated."""
+    m, heads = t.model, {"heads": t.model.heads}
     queries = _queries(t, x)
-    q_pass, q_rot = t.split(queries, {"heads": m.heads, "nope_dim": m.nope_dim}, {"heads": m.heads, "rope_dim": m.rope_dim})
+    q_pass, q_rot = t.split(queries, {**heads, "nope_dim": m.nope_dim}, {**heads, "rope_dim": m.rope_dim})
     compressed = t.linear(x, {"latent_and_rope_dim": m.latent_rank + m.rope_dim}, "latent down", m.qkv_bias)
     latent, k_rot = t.split(compressed, {"latent_rank": m.latent_rank}, {"rope_dim": m.rope_dim})
     latent = blocks.llama_norm(t, latent, "latent norm")
@@ -49,35 +49,23 @@ def _queries(t: Pass, x: Tensor) -> Tensor:
 
 def _turned(t: Pass, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
     if t.model.family == "deepseek_v2":
-        return blocks.rotate_complex(t, q, k)
+        return rotary.rotate_complex(t, q, k)
     if "rope_interleave" in t.model.traits:
-        return _rotate_pairs(t, q, k)
+        return rotary.rotate_pairs(t, q, k)
     return blocks.rotate(t, q, "rotated query"), blocks.rotate(t, k, "rotated key")
 
 
-def _rotate_pairs(t: Pass, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-    """Turn pairs of neighbours: even and odd places are taken apart, and lie one after the other afterwards."""
-    q_even, q_odd = _every_other(t, q), _every_other(t, q)
-    k_even, k_odd = _every_other(t, k), _every_other(t, k)
-    return blocks.rotate_halves(t, q_even, q_odd, q.columns), blocks.rotate_halves(t, k_even, k_odd, k.columns)
-
-
-def _every_other(t: Pass, x: Tensor) -> Tensor:
-    return t.stretch(x, {**x.columns, "rope_dim": t.model.rope_dim // 2})
-
-
 def _expanded(t: Pass, latent: Tensor, k_rot: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys and values of all heads; keys are filled in two strokes, and backward copies the gradient for each."""
+    """Keys and values of all heads. A key is filled in two strokes; on the way back each copies the gradient whole."""
     m, heads = t.model, {"heads": t.model.heads}
     both = t.linear(latent, {**heads, "nope_and_value_dim": m.nope_dim + m.value_dim}, "key up and value up")
     k_pass, v = t.split(both, {**heads, "nope_dim": m.nope_dim}, {**heads, "value_dim": m.value_dim})
     spread = Tensor(k_rot.storage, k_rot.rows, {**heads, **k_rot.columns}, k_rot.dtype)
     spread.node = t.noted(spread.sizes, k_rot.dtype, [(k_rot, NEW)])
-    k = Tensor(t.storage("key", {**k_pass.rows, **t.queries}, both.dtype), k_pass.rows, t.queries, both.dtype, layout="heads")
-    for part in (k_pass, spread):
-        whole = [(k, NEW)] if k.trained else []
-        k = Tensor(k.storage, k.rows, k.columns, k.dtype, t.noted(k.sizes, k.dtype, [*whole, (part, NEW)]), "heads")
+    k = Tensor(t.storage("key", {**latent.rows, **t.queries}, both.dtype), latent.rows, t.queries, both.dtype, layout="heads")
+    k.node = t.noted(k.sizes, k.dtype, [(k_pass, NEW)], scratch=1)
+    node = t.noted(k.sizes, k.dtype, [(k, NEW), (spread, NEW)])
+    if node is not None:
+        node.scratch = ((spread.sizes, k.dtype),)
+    k.node = node
     return k, v
-
-
-__all__ = ["FP32", "SAME", "embed", "latent_attention"]

@@ -210,9 +210,7 @@ class Operators(Tape):
 
     # matrices
 
-    def linear(
-        self, x: Tensor, out: Sizes, name: str, bias: bool = False, matrix: Parameter | None = None
-    ) -> Tensor:
+    def linear(self, x: Tensor, out: Sizes, name: str, bias: bool = False, matrix: Parameter | None = None) -> Tensor:
         """Multiply by a weight: the input is kept for the weight's gradient."""
         x = self.lower(x)
         weight = self.used(matrix or self.parameter(f"{name} weight", {**x.columns, **out}))

@@ -105,9 +105,7 @@ class Pass(Operators):
         """Whether a weight of the running part takes a gradient."""
         return not self.lora and group_of(self.part) not in self.training.freeze
 
-    def linear(
-        self, x: Tensor, out: Sizes, name: str, bias: bool = False, matrix: Parameter | None = None
-    ) -> Tensor:
+    def linear(self, x: Tensor, out: Sizes, name: str, bias: bool = False, matrix: Parameter | None = None) -> Tensor:
         """Multiply by a weight, unpacked first where it is quantised, and add the adapter's share where it has one."""
         packed = group_of(self.part) in self.quantised
         if packed:

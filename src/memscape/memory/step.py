@@ -40,7 +40,7 @@ def training_timeline(model: Model, training: Training) -> dict[tuple[int, str],
 
 
 def highest_moments(model: Model, training: Training) -> dict[tuple[int, str], Breakdown]:
-    """Return the moments of which one is the highest: a later step holds all that the first one does, and its states."""
+    """Return the moments of which one is the highest: a later step holds what the first one does, and its states."""
     return _course(model, training, (2,), ("forward_peak", "backward_peak", "optimizer_peak"))
 
 

@@ -21,8 +21,9 @@ MOMENTS = ("load", "prefill", "decode")
 def timeline(model: Model, workload: Inference | Training) -> dict[tuple[int, str], Breakdown]:
     """Return everything alive at each moment, keyed (step, moment); for training see `training_timeline`.
 
-    Serving has load, prefill and decode. An engine that reserves its cache ("generic") holds all of it while a new prompt is read; transformers lets the
-    cache grow, so its prefill holds the prompts only. Runtime terms are what others measured, with their spread.
+    Serving has load, prefill and decode. An engine that reserves its cache ("generic") holds all of it while a new
+    prompt is read; transformers lets the cache grow, so its prefill holds the prompts only. Runtime terms are what
+    others measured, with their spread.
     """
     return training_timeline(model, workload) if isinstance(workload, Training) else _serving(model, workload)
 

@@ -51,10 +51,10 @@ def cases(model: Model, training: Training) -> list[tuple[Case, Quantity]]:
         return [(Case(*(bool(each) for each in asked)), True)]
     import numpy
 
-    asked = numpy.broadcast_arrays(*asked)
-    found = []
+    each_asked = numpy.broadcast_arrays(*asked)
+    found: list[tuple[Case, Quantity]] = []
     for flags in product((False, True), repeat=3):
-        where = numpy.logical_and.reduce([each == flag for each, flag in zip(asked, flags, strict=True)])
+        where = numpy.logical_and.reduce([each == flag for each, flag in zip(each_asked, flags, strict=True)])
         if where.any():
             found.append((Case(*flags), True if where.all() else where.astype("float64")))
     return found
@@ -100,8 +100,9 @@ class Trace:
         self.kept = {name: list(self._kept(name)) for name in self.spans}
         if loss.node is not None:
             loss.node.gradients[0] = self.tape.storage("gradient of the loss", {"numbers": 1}, loss.dtype)
-        held: list[object] = [logits, loss, shared]
+        held: list[object] = [logits, loss, self.tape.outputs, shared]
         del logits, loss, shared
+        self.tape.outputs = []
         self._backward(held)
         self.sizes = [amount(block) for block in self.tape.blocks]
 
@@ -115,7 +116,9 @@ class Trace:
         if t.is_trained("") or self.takes_gradient or found[0].count == 1:
             return iter(found)
         first = found[0]
-        return iter([replace(first, name=f"first {first.name}", count=1), replace(first, count=first.count - 1), *found[1:]])
+        return iter(
+            [replace(first, name=f"first {first.name}", count=1), replace(first, count=first.count - 1), *found[1:]]
+        )
 
     @property
     def takes_gradient(self) -> bool:
@@ -235,9 +238,7 @@ class Trace:
             found[event if event >= 0 else ~event] += 1 if event >= 0 else -1
         return _settled(found, self.tape.blocks)
 
-    def _changes(
-        self, direction: str, runs: list[tuple[str, int]], found: Counter[int] | None = None
-    ) -> Counter[int]:
+    def _changes(self, direction: str, runs: list[tuple[str, int]], found: Counter[int] | None = None) -> Counter[int]:
         found = Counter() if found is None else found
         totals: Counter[str] = Counter()
         for name, count in runs:
@@ -269,7 +270,11 @@ def _settled(found: Counter[int], blocks: list[Block]) -> Counter[int]:
 def trace(model: Model, training: Training, case: Case) -> Trace:
     """Return the trace of a step; the last ones are remembered, since one answer asks for several moments."""
     arrays = (training.micro_batch, training.sequence_tokens, training.target_tokens)
-    return Trace(model, training, case) if any(hasattr(each, "shape") for each in arrays) else _known(model, training, case)
+    return (
+        Trace(model, training, case)
+        if any(hasattr(each, "shape") for each in arrays)
+        else _known(model, training, case)
+    )
 
 
 @lru_cache(maxsize=16)
