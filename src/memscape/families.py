@@ -33,6 +33,8 @@ from memscape.rules import (
     moe_all,
     moe_every_sparse_step,
     moe_interleaved,
+    named,
+    nonzero,
     optional,
     rate,
     rotary_dim,
@@ -41,6 +43,7 @@ from memscape.rules import (
     smollm3_attention,
     t5_activation,
     times_hidden,
+    together,
     traits,
 )
 
@@ -169,16 +172,24 @@ FALCON = GPT2 | {
     "kv_heads": falcon_kv_heads,
     "norms_per_layer": falcon_norms,
     "cache_repeats_heads": falcon_groups,
+    "parallel": flag("parallel_attn"),
+    "traits": traits("alibi"),
     **dict.fromkeys(("qkv_bias", "output_bias", "mlp_bias"), flag("bias")),
 }
 
 FAMILIES: Mapping[str, Blocks] = {
     "llama": LLAMA,
     "mistral": MISTRAL,
-    "mixtral": MISTRAL | ONLY_EXPERTS,
+    "mixtral": MISTRAL | ONLY_EXPERTS | {"traits": nonzero("router_jitter_noise")},
     "qwen2": QWEN2,
     "qwen3": QWEN3,
-    "qwen3_moe": QWEN3 | EXPERTS | {"moe": moe_every_sparse_step, "attention_kinds": attention_of(if_used)},
+    "qwen3_moe": QWEN3
+    | EXPERTS
+    | {
+        "moe": moe_every_sparse_step,
+        "attention_kinds": attention_of(if_used),
+        "traits": traits("norm_topk_prob"),
+    },
     "qwen2_moe": QWEN2
     | EXPERTS
     | {
@@ -187,11 +198,12 @@ FAMILIES: Mapping[str, Blocks] = {
         "shared_gate": True,
         "qkv_bias": flag("qkv_bias"),
         "attention_kinds": attention_of(below_and_even),
+        "traits": traits("norm_topk_prob"),
     },
     "granite": LLAMA,
     "olmo": LLAMA | {"mlp_bias": False, "norm": "none"},
     "olmo2": OLMO2,
-    "olmoe": OLMO2 | ONLY_EXPERTS,
+    "olmoe": OLMO2 | ONLY_EXPERTS | {"traits": together(traits("norm_topk_prob"), nonzero("clip_qkv"))},
     "smollm3": LLAMA | {"attention_kinds": attention_of(smollm3_attention)},
     "stablelm": LLAMA
     | LAYERNORM
@@ -236,7 +248,13 @@ FAMILIES: Mapping[str, Blocks] = {
     "codegen": GPTJ,
     "gpt_neox": GPT_NEOX,
     "bloom": GPT2
-    | {"positions": 0, "embedding_norm": True, "activation": "gelu", "max_tokens": optional("max_tokens", 2048)},
+    | {
+        "positions": 0,
+        "embedding_norm": True,
+        "activation": "gelu",
+        "max_tokens": optional("max_tokens", 2048),
+        "traits": traits("apply_residual_connection_post_layernorm"),
+    },
     "opt": GPT2
     | {
         "ffn_size": size("ffn_size"),
@@ -250,6 +268,7 @@ FAMILIES: Mapping[str, Blocks] = {
             "in_out" if config.maybe("word_embed_proj_dim") not in (None, config.count("hidden_size")) else "none"
         ),
         **dict.fromkeys(("qkv_bias", "output_bias", "mlp_bias"), flag("enable_bias")),
+        "traits": traits("do_layer_norm_before"),
     },
     "falcon": FALCON,
     "bert": BERT,
@@ -263,9 +282,12 @@ FAMILIES: Mapping[str, Blocks] = {
     },
     "t5": T5,
     "mt5": T5,
-    "deepseek_v2": DEEPSEEK,
-    "deepseek_v3": DEEPSEEK | {"router_correction": True},
-    "phimoe": LLAMA | LAYERNORM | ONLY_EXPERTS | {"mlp_bias": False, "head_bias": flag("lm_head_bias")},
+    "deepseek_v2": DEEPSEEK | {"traits": named("topk_method", "group_limited_greedy")},
+    "deepseek_v3": DEEPSEEK | {"router_correction": True, "traits": traits("norm_topk_prob", "rope_interleave")},
+    "phimoe": LLAMA
+    | LAYERNORM
+    | ONLY_EXPERTS
+    | {"mlp_bias": False, "head_bias": flag("lm_head_bias"), "traits": nonzero("input_jitter_noise")},
     "glm": GLM,
     "glm4": GLM | {"norms_per_layer": 4},
     "glm4_moe": GLM
@@ -276,6 +298,7 @@ FAMILIES: Mapping[str, Blocks] = {
         "shared_ffn_size": shared_experts,
         "router_correction": True,
         "mtp_layers": optional("num_nextn_predict_layers"),
+        "traits": traits("norm_topk_prob"),
     },
     "gpt_oss": LLAMA
     | ONLY_EXPERTS
@@ -295,6 +318,7 @@ FAMILIES: Mapping[str, Blocks] = {
         "attention_kinds": attention_of(llama4_attention),
         "window": optional("attention_chunk_size", 0),
         "mlp_bias": False,
+        "traits": traits("use_qk_norm", "attn_temperature_tuning"),
     },
 }
 

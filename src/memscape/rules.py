@@ -173,3 +173,18 @@ def t5_activation(config: Config) -> str:
     """T5: the activation within the MLP's name; gated, "gelu" means the approximation by tanh, written out."""
     name = config.text("feed_forward_proj")
     return "gelu_new" if name == "gated-gelu" else name.removeprefix("gated-")
+
+
+def nonzero(*keys: str) -> Rule:
+    """The switches among `keys` that are on because their number is not zero."""
+    return lambda config: frozenset(key for key in keys if config.number(key))
+
+
+def named(key: str, *words: str) -> Rule:
+    """The word under a key, where it is one of `words`."""
+    return lambda config: frozenset(word for word in words if config.values.get(key) == word)
+
+
+def together(*rules: Rule) -> Rule:
+    """The switches of several rules."""
+    return lambda config: frozenset(switch for rule in rules for switch in rule(config))

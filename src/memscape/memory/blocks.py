@@ -6,7 +6,7 @@ lives here exactly as long as there.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from memscape.memory.operators import BF16, FP32, NEW
 from memscape.memory.passes import Pass as Pass
@@ -29,24 +29,33 @@ def layer_norm(t: Pass, x: Tensor, part: str) -> Tensor:
     return t.layer_norm(x, width, bias=weight and t.model.norm_bias, weight=weight)
 
 
-def llama_norm(t: Pass, x: Tensor, part: str) -> Tensor:
-    """RMSNorm written out: the input in fp32, its scale, the normalised numbers in the type of the weights."""
+def llama_norm(t: Pass, x: Tensor, part: str, over: int = 1) -> Tensor:
+    """RMSNorm written out: the input in fp32, its scale, the normalised numbers in the type of the weights.
+
+    `over`: how many sizes of the columns are normalised together (2: all heads of a token).
+    """
     t.part = part
     dtype = x.dtype
     x = t.cast(x, FP32, "input in fp32")
-    scale = _scale(t, x)
+    scale = _scale(t, x, over)
     x = t.multiply(x, scale, "normalised in fp32")
-    return _weighted(t, t.cast(x, dtype, "normalised"))
+    return _weighted(t, t.cast(x, dtype, "normalised"), over)
 
 
-def wide_norm(t: Pass, x: Tensor, part: str) -> Tensor:
+def wide_norm(t: Pass, x: Tensor, part: str, over: int = 1) -> Tensor:
     """RMSNorm whose weight multiplies in fp32 (gpt-oss, OLMo 2)."""
     t.part = part
     dtype = x.dtype
     x = t.cast(x, FP32, "input in fp32")
-    scale = _scale(t, x)
+    scale = _scale(t, x, over)
     x = t.multiply(x, scale, "normalised in fp32")
-    return t.cast(_weighted(t, x), dtype, "output")
+    return t.cast(_weighted(t, x, over), dtype, "output")
+
+
+def bare_norm(t: Pass, x: Tensor, name: str) -> Tensor:
+    """RMSNorm without a weight, in fp32."""
+    wide = t.cast(x, FP32, f"{name} in fp32")
+    return t.cast(t.multiply(wide, _scale(t, wide), f"{name}, normalised in fp32"), x.dtype, f"{name}, normalised")
 
 
 def gemma_norm(t: Pass, x: Tensor, part: str) -> Tensor:
@@ -70,18 +79,17 @@ def t5_norm(t: Pass, x: Tensor, part: str) -> Tensor:
     return _weighted(t, t.cast(x, BF16, "normalised") if t.weights == BF16 else x)
 
 
-def _scale(t: Pass, x: Tensor) -> Tensor:
-    mean = t.mean(t.function(x, "squared", scratch=2, wide=True), "mean square")
+def _scale(t: Pass, x: Tensor, over: int = 1) -> Tensor:
+    mean = t.mean(t.function(x, "squared", scratch=2, wide=True), "mean square", over)
     return t.function(t.scaled(mean, "mean square and epsilon"), "scale", keep="result", wide=True)
 
 
-def _weighted(t: Pass, x: Tensor) -> Tensor:
-    return t.multiply(x, t.parameter("weight", _width(x)), "output")
+def _weighted(t: Pass, x: Tensor, over: int = 1) -> Tensor:
+    return t.multiply(x, t.parameter("weight", _width(x, over)), "output")
 
 
-def _width(x: Tensor) -> Sizes:
-    key = list(x.columns)[-1]
-    return {key: x.columns[key]}
+def _width(x: Tensor, over: int = 1) -> Sizes:
+    return dict(list(x.columns.items())[-over:])
 
 
 # positions
@@ -95,9 +103,9 @@ def rotary_tables(t: Pass, width: Sizes | None = None, dtype: str = "") -> list[
     return [t.free(name, t.tokens, width, dtype) for name in ("cosine", "sine")]
 
 
-def rotate(t: Pass, x: Tensor, name: str) -> Tensor:
-    """Turn a head by its position: x · cos + rotated half of x · sin."""
-    cosine, sine = t.tables
+def rotate(t: Pass, x: Tensor, name: str, tables: Sequence[Tensor] = ()) -> Tensor:
+    """Turn a head by its position: x · cos + rotated half of x · sin; by the tables of all layers unless given."""
+    cosine, sine = tables or t.tables
     return t.add(t.turned(x, cosine, f"{name} × cosine"), t.turned(rotated_half(t, x, name), sine, "× sine"), name)
 
 
@@ -109,12 +117,12 @@ def rotated_half(t: Pass, x: Tensor, name: str) -> Tensor:
     return t.join(f"{name} with swapped halves", t.scaled(second, "negated half"), first, columns=x.columns)
 
 
-def rotate_part(t: Pass, x: Tensor, name: str) -> Tensor:
+def rotate_part(t: Pass, x: Tensor, name: str, tables: Sequence[Tensor] = ()) -> Tensor:
     """Turn the first `rotary_dim` numbers of a head; the rest is joined again."""
     *others, _ = x.columns.items()
     turned = t.stretch(x, {**dict(others), "rotary_dim": t.model.rotary_dim})
     rest = t.stretch(x, {**dict(others), "unrotated_dim": t.model.head_dim - t.model.rotary_dim})
-    return t.join(name, rotate(t, turned, f"{name}, turned part"), rest, columns=x.columns)
+    return t.join(name, rotate(t, turned, f"{name}, turned part", tables), rest, columns=x.columns)
 
 
 # attention
@@ -191,7 +199,7 @@ def eager(
     weights = t.cast(weights, v.dtype, "attention weights") if narrow else weights
     del scores
     weights = t.dropout(weights, t.rate("attention"), "attention dropout")
-    attended = t.product(weights, v, {**t.queries, **_width(v)}, "attended")
+    attended = t.product(weights, v, {"heads": t.model.heads, **_width(v)}, "attended")
     return (t.copy(attended, "attended, token by token") if contiguous else attended), weights
 
 
@@ -248,9 +256,12 @@ def gelu_fast(t: Pass, x: Tensor) -> Tensor:
     """0.5 · x · (1 + tanh(x · c · (1 + 0.0447 · x · x))), operator by operator."""
     half = t.scaled(x, "half of x")
     outer = t.scaled(x, "x × constant")
-    inner = t.multiply(t.scaled(x, "x × second constant"), x, "square")
-    inner = t.multiply(outer, t.scaled(inner, "1 + square"), "argument of tanh")
-    return t.multiply(half, t.scaled(t.function(inner, "tanh", keep="result"), "1 + tanh"), "activated")
+    inner = t.scaled(t.multiply(t.scaled(x, "x × second constant"), x, "square"), "1 + square")
+    inner = t.multiply(outer, inner, "argument of tanh")
+    del outer
+    inner = t.function(inner, "tanh", keep="result")
+    inner = t.scaled(inner, "1 + tanh")
+    return t.multiply(half, inner, "activated")
 
 
 def mlp(t: Pass, x: Tensor, width: Sizes | None = None) -> Tensor:
@@ -280,11 +291,14 @@ def eager_mask(t: Pass) -> None:
         t.part = part
 
 
-def masks(t: Pass) -> None:
-    """Make the mask of each kind of layer: additive for eager attention, of one byte where a kernel needs a window."""
+def masks(t: Pass, *also: str) -> None:
+    """Make the mask of each kind of layer: additive for eager attention, of one byte where a kernel needs a window.
+
+    `also`: kinds whose mask is made even where no layer uses it.
+    """
     part, t.part = t.part, "mask"
     words = {"key_tokens": t.training.sequence_tokens}
-    for kind in dict.fromkeys(each.attention for each in t.model.layer_kinds):
+    for kind in dict.fromkeys((*also, *(each.attention for each in t.model.layer_kinds))):
         if not t.sdpa:
             t.masks[kind] = t.free("mask", t.rows, words, t.weights)
         elif t.windowed and kind != "full":

@@ -1,60 +1,227 @@
-"""Decoders with one MLP per layer, as transformers writes them."""
+"""Decoders with one MLP per layer, as transformers writes them: attention first, then the MLP."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from memscape.memory import blocks
-from memscape.memory.blocks import ATTENTION_NORM, MLP_NORM, Pass
+from memscape.memory.blocks import ATTENTION_NORM, MLP_NORM, Heads, Norm
+from memscape.memory.operators import FP32, NEW
+from memscape.memory.passes import Pass
 from memscape.memory.tape import Tensor
 from memscape.model import LayerKind
 
-Norm = Callable[[Pass, Tensor, str], Tensor]
 Attention = Callable[[Pass, Tensor], tuple[Tensor, Tensor | None]]
+Turn = Callable[[Pass, Tensor, Tensor], tuple[Tensor, Tensor]]
+Step = Callable[[Pass, Tensor], Tensor]
+
+ATTENDED_NORM, FED_NORM = "attention result norm", "mlp result norm"
+
+
+def layer(
+    t: Pass,
+    x: Tensor,
+    attention: Attention,
+    mlp: Step = blocks.mlp,
+    before: Norm | None = None,
+    after: Norm | None = None,
+    weighed: bool = False,
+) -> Tensor:
+    """Attention, add; MLP, add; norms `before` and `after` each. `weighed`: what is added is multiplied first."""
+    residual = x
+    if before:
+        x = before(t, x, ATTENTION_NORM)
+    x, _weights = attention(t, x)
+    if after:
+        x = after(t, x, ATTENDED_NORM)
+    x = t.add(residual, t.scaled(x, "attended, weighed") if weighed else x, "residual stream")
+    residual = x
+    if before:
+        x = before(t, x, MLP_NORM)
+    t.part = "mlp"
+    x = t.dropout(mlp(t, x), t.rate("hidden"), "residual dropout")
+    if after:
+        x = after(t, x, FED_NORM)
+    return t.add(residual, t.scaled(x, "MLP result, weighed") if weighed else x, "residual stream")
 
 
 def pre_norm_layer(t: Pass, x: Tensor, norm: Norm, attention: Attention) -> Tensor:
     """Norm, attention, add; norm, MLP, add."""
-    residual = x
-    x = norm(t, x, ATTENTION_NORM)
-    x, _weights = attention(t, x)
-    x = t.add(residual, x, "residual stream")
-    residual = x
-    x = norm(t, x, MLP_NORM)
-    t.part = "mlp"
-    x = t.dropout(blocks.mlp(t, x), t.rate("hidden"), "residual dropout")
-    return t.add(residual, x, "residual stream")
+    return layer(t, x, attention, before=norm)
+
+
+def rotary_attention(
+    t: Pass, x: Tensor, heads: Callable[[Pass, Tensor], Heads] = blocks.separate_heads, turn: Turn | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Queries, keys and values, rotary positions, attention, and dropout on the result where the family has it."""
+    t.part = "attention"
+    q, k, v = heads(t, x)
+    q, k = (turn or turned)(t, q, k)
+    attended, weights = blocks.attend(t, q, k, v)
+    return t.dropout(blocks.output(t, attended), t.rate("hidden"), "residual dropout"), weights
+
+
+def turned(t: Pass, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    """Turn whole heads."""
+    return blocks.rotate(t, q, "query"), blocks.rotate(t, k, "key")
+
+
+def turned_in_part(t: Pass, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    """Turn a part of each head."""
+    return blocks.rotate_part(t, q, "query"), blocks.rotate_part(t, k, "key")
+
+
+def turned_wide(t: Pass, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    """Turn whole heads by tables in fp32; the result is cast back."""
+    dtype = q.dtype
+    q, k = blocks.rotate(t, q, "query in fp32"), blocks.rotate(t, k, "key in fp32")
+    return t.cast(q, dtype, "query"), t.cast(k, dtype, "key")
+
+
+def unturned(_t: Pass, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    """Leave the heads as they are."""
+    return q, k
+
+
+def rotary_embed(t: Pass, weighed: bool = False, dtype: str = "") -> Tensor:
+    """Words, multiplied where `weighed`; the masks and the rotary tables that all layers share."""
+    x = blocks.words(t, t.ids)
+    if weighed:
+        x = t.scaled(x, "words, weighed")
+    blocks.masks(t)
+    x = t.dropout(x, t.rate("embedding"), "embedding dropout")
+    partly = t.model.rotary_dim != t.model.head_dim
+    t.tables = blocks.rotary_tables(t, {"rotary_dim": t.model.rotary_dim} if partly else None, dtype)
+    t.places = t.storage("positions", t.tokens, "int64")
+    return x
+
+
+def layer_norm_head(t: Pass, x: Tensor) -> Tensor:
+    """The last norm, where there is one, and the output head."""
+    return blocks.logits(t, blocks.layer_norm(t, x, "final norm") if t.model.final_norm else x)
 
 
 # LLaMA and its relatives
 
 
-def rotary_embed(t: Pass) -> Tensor:
-    """Words; the mask and the rotary tables that all layers share."""
-    x = blocks.words(t, t.ids)
-    blocks.eager_mask(t)
-    t.tables = blocks.rotary_tables(t)
-    t.places = t.storage("positions", t.tokens, "int64")
-    return x
-
-
-def llama_attention(t: Pass, x: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Separate projections, rotary positions."""
-    t.part = "attention"
-    q, k, v = blocks.separate_heads(t, x)
-    q, k = blocks.rotate(t, q, "query"), blocks.rotate(t, k, "key")
-    attended, weights = blocks.attend(t, q, k, v)
-    return blocks.output(t, attended), weights
-
-
 def llama_layer(t: Pass, x: Tensor, _kind: LayerKind) -> Tensor:
-    """RMSNorm before attention and MLP."""
-    return pre_norm_layer(t, x, blocks.llama_norm, llama_attention)
+    """RMSNorm before attention and MLP (LLaMA, Mistral, Qwen2.5)."""
+    return layer(t, x, rotary_attention, before=blocks.llama_norm)
 
 
 def llama_head(t: Pass, x: Tensor) -> Tensor:
     """The last norm and the output head."""
     return blocks.logits(t, blocks.llama_norm(t, x, "final norm"))
+
+
+def qwen3_layer(t: Pass, x: Tensor, _kind: LayerKind) -> Tensor:
+    """As LLaMA, with a norm on each query and key."""
+    heads = partial(blocks.normed_heads, norm=blocks.llama_norm)
+    return layer(t, x, partial(rotary_attention, heads=heads), before=blocks.llama_norm)
+
+
+def smollm3_layer(t: Pass, x: Tensor, kind: LayerKind) -> Tensor:
+    """As LLaMA; some layers know no positions."""
+    attention = partial(rotary_attention, turn=turned if kind.rotary else unturned)
+    return layer(t, x, attention, before=blocks.llama_norm)
+
+
+def granite_layer(t: Pass, x: Tensor, _kind: LayerKind) -> Tensor:
+    """As LLaMA; what is added to the residual stream is multiplied first."""
+    return layer(t, x, rotary_attention, before=blocks.llama_norm, weighed=True)
+
+
+def granite_head(t: Pass, x: Tensor) -> Tensor:
+    """As LLaMA, with divided logits."""
+    return t.scaled(llama_head(t, x), "logits, divided")
+
+
+def phi3_layer(t: Pass, x: Tensor, _kind: LayerKind) -> Tensor:
+    """Fused projections; a part of each head may turn."""
+    attention = partial(rotary_attention, heads=stretched_heads, turn=turned_in_part)
+    return layer(t, x, attention, fused_mlp, before=blocks.llama_norm)
+
+
+def stretched_heads(t: Pass, x: Tensor) -> Heads:
+    """Queries, keys and values, each cut out of one linear layer's result."""
+    joint = {"query_key_value_heads": t.model.heads + 2 * t.model.kv_heads, "head_dim": t.model.head_dim}
+    x = t.linear(x, joint, "query, key, value", t.model.qkv_bias)
+    return t.stretch(x, t.queries), t.stretch(x, t.keys), t.stretch(x, t.keys)
+
+
+def fused_mlp(t: Pass, x: Tensor) -> Tensor:
+    """The MLP whose gate and up are one linear layer."""
+    inner = {"ffn_size": t.model.ffn_size}
+    gate, up = t.split(t.linear(x, {"gate_and_up": 2, **inner}, "gate, up", t.model.mlp_bias), inner, inner)
+    up = t.multiply(up, blocks.activated(t, gate), "gated")
+    return t.linear(up, t.hidden, "down", t.model.mlp_bias)
+
+
+# OLMo
+
+
+def olmo_norm(t: Pass, x: Tensor, part: str) -> Tensor:
+    """The fused LayerNorm without weights, in fp32."""
+    t.part = part
+    dtype = x.dtype
+    return t.cast(blocks.layer_norm(t, t.cast(x, FP32, "input in fp32"), part), dtype, "output")
+
+
+def olmo_layer(t: Pass, x: Tensor, _kind: LayerKind) -> Tensor:
+    """Norms without weights; queries, keys and values may be clipped."""
+    return layer(t, x, partial(rotary_attention, heads=clipped_heads, turn=turned_wide), before=olmo_norm)
+
+
+def clipped_heads(t: Pass, x: Tensor) -> Heads:
+    """Queries, keys and values, each cut off in place at a limit: what was there before is kept."""
+    q, k, v = blocks.separate_heads(t, x)
+    if t.model.clipped:
+        q, k, v = t.function(q, "query, clipped"), t.function(k, "key, clipped"), t.function(v, "value, clipped")
+    return q, k, v
+
+
+def olmo_head(t: Pass, x: Tensor) -> Tensor:
+    """The last norm and the output head."""
+    return blocks.logits(t, olmo_norm(t, x, "final norm"))
+
+
+def olmo2_layer(t: Pass, x: Tensor, _kind: LayerKind) -> Tensor:
+    """Norms after attention and MLP, and one on all queries and one on all keys together."""
+    heads = partial(blocks.normed_heads, norm=partial(blocks.wide_norm, over=2))
+    return layer(t, x, partial(rotary_attention, heads=heads, turn=turned_wide), after=blocks.wide_norm)
+
+
+def olmo2_head(t: Pass, x: Tensor) -> Tensor:
+    """The last norm and the output head."""
+    return blocks.logits(t, blocks.wide_norm(t, x, "final norm"))
+
+
+# decoders with LayerNorm
+
+
+def starcoder2_layer(t: Pass, x: Tensor, _kind: LayerKind) -> Tensor:
+    """LayerNorm, an MLP without gate, dropout."""
+    return layer(t, x, rotary_attention, before=blocks.layer_norm)
+
+
+def nemotron_norm(t: Pass, x: Tensor, part: str) -> Tensor:
+    """LayerNorm whose weight is stored less one."""
+    t.part = part
+    weight = t.parameter("weight", x.columns)
+    plus_one = Tensor(t.storage("one plus weight", weight.sizes, weight.dtype), {}, weight.sizes, weight.dtype)
+    plus_one.node = t.noted(weight.sizes, weight.dtype, [(weight, NEW)])
+    return t.layer_norm(x, x.columns, given=plus_one)
+
+
+def nemotron_layer(t: Pass, x: Tensor, _kind: LayerKind) -> Tensor:
+    """LayerNorm, a part of each head turned, an MLP without gate."""
+    return layer(t, x, partial(rotary_attention, turn=turned_in_part), before=nemotron_norm)
+
+
+def nemotron_head(t: Pass, x: Tensor) -> Tensor:
+    """The last norm and the output head."""
+    return blocks.logits(t, nemotron_norm(t, x, "final norm"))
 
 
 # GPT-2
@@ -84,8 +251,3 @@ def gpt2_attention(t: Pass, x: Tensor) -> tuple[Tensor, Tensor | None]:
 def gpt2_layer(t: Pass, x: Tensor, _kind: LayerKind) -> Tensor:
     """LayerNorm before attention and MLP."""
     return pre_norm_layer(t, x, blocks.layer_norm, gpt2_attention)
-
-
-def layer_norm_head(t: Pass, x: Tensor) -> Tensor:
-    """The last norm, where there is one, and the output head."""
-    return blocks.logits(t, blocks.layer_norm(t, x, "final norm") if t.model.final_norm else x)

@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
-from memscape.memory import blocks, dense
+from memscape.memory import blocks, dense, encoders, latent, mixtures, t5
 from memscape.memory.blocks import Pass
+from memscape.memory.stage import Stage, Step
 from memscape.memory.tape import Tensor
 from memscape.model import LayerKind, Model
 from memscape.problem import Problem, one_of
-
-Step = Callable[[Pass, Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A part of the model that runs `count` times in a row, each time alike; a layer can be checkpointed."""
-
-    name: str
-    run: Step
-    count: int = 1
-    layer: bool = True
 
 
 @dataclass(frozen=True)
@@ -31,11 +20,11 @@ class Recipe:
 
     `embed` takes the pass alone and sets the tables and the mask that all layers share. `layer` also takes the kind of
     the layer. `checkpoints`: whether transformers can checkpoint it; `hands_mask`: whether it hands the mask to the
-    checkpoint, which then keeps it. `stages` replaces the usual order of a decoder.
+    checkpoint, which then keeps it. `stages` stands in for `layer` where it is not one layer after the other.
     """
 
     embed: Callable[[Pass], Tensor]
-    layer: Callable[[Pass, Tensor, LayerKind], Tensor]
+    layer: Callable[[Pass, Tensor, LayerKind], Tensor] | None
     head: Step
     loss: Step = blocks.causal_loss
     checkpoints: bool = True
@@ -59,6 +48,7 @@ def stages(model: Model) -> list[Stage]:
     recipe = recipe_of(model)
     if recipe.stages:
         return recipe.stages(model)
+    assert recipe.layer is not None
     found: list[Stage] = []
     for kind in model.layer_kinds:
         name = f"{kind.attention}{' experts' if kind.moe else ''} layer"
@@ -74,10 +64,32 @@ def _layer(layer: Callable[[Pass, Tensor, LayerKind], Tensor], kind: LayerKind, 
 
 LLAMA = Recipe(dense.rotary_embed, dense.llama_layer, dense.llama_head)
 GPT2 = Recipe(dense.gpt2_embed, dense.gpt2_layer, dense.layer_norm_head, hands_mask=True)
+BERT = Recipe(encoders.bert_embed, encoders.bert_layer, encoders.masked_head, encoders.masked_loss)
+ROBERTA = replace(BERT, embed=encoders.roberta_embed, head=partial(encoders.masked_head, gelu=True))
+ALBERT = replace(BERT, embed=encoders.albert_embed, layer=None, stages=encoders.albert_stages, checkpoints=False)
+T5 = Recipe(t5.encoder_embed, None, t5.t5_head, t5.t5_loss, stages=t5.t5_stages)
+SOFTMAX_MIXTURE = Recipe(mixtures.embed, mixtures.softmax_layer, dense.llama_head)
+DEEPSEEK = Recipe(latent.embed, mixtures.deepseek_layer, dense.llama_head)
 
 RECIPES: Mapping[str, Recipe] = {
+    "albert": ALBERT,
+    "bert": BERT,
+    "deepseek_v2": DEEPSEEK,
+    "deepseek_v3": DEEPSEEK,
+    "glm4_moe": replace(SOFTMAX_MIXTURE, layer=mixtures.glm_layer),
     "gpt2": GPT2,
+    "gpt_oss": Recipe(mixtures.embed, mixtures.gpt_oss_layer, mixtures.gpt_oss_head, sdpa=False),
     "llama": LLAMA,
+    "llama4_text": replace(SOFTMAX_MIXTURE, layer=mixtures.llama4_layer),
     "mistral": LLAMA,
+    "mixtral": SOFTMAX_MIXTURE,
+    "mt5": T5,
+    "olmoe": SOFTMAX_MIXTURE,
+    "phimoe": Recipe(mixtures.embed, mixtures.phimoe_layer, dense.layer_norm_head),
     "qwen2": LLAMA,
+    "qwen2_moe": replace(SOFTMAX_MIXTURE, layer=mixtures.qwen2_layer),
+    "qwen3_moe": SOFTMAX_MIXTURE,
+    "roberta": ROBERTA,
+    "t5": T5,
+    "xlm-roberta": ROBERTA,
 }

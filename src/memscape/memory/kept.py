@@ -17,6 +17,8 @@ from memscape.model import Model
 from memscape.workload import Training
 
 SOURCE = "pytorch_autograd"
+# words that tell alike layers apart by their place
+ORDINALS = ("first", "second", "later", "last")
 
 
 def kept_tensors(model: Model, training: Training) -> Breakdown:
@@ -50,7 +52,7 @@ def _kept(step: Trace) -> Breakdown:
     counts: Counter[str] = Counter()
     for name, count in step.order:
         counts[name] += count
-    alone = len({name for name in names if not name.startswith("first ")}) == 3
+    alone = len({" ".join(word for word in name.split() if word not in ORDINALS) for name in names}) == 3
     terms, seen = [], set[int]()
     for name in dict.fromkeys(names):
         entry = step.spans[name].entry
@@ -66,8 +68,12 @@ def _kept(step: Trace) -> Breakdown:
 
 
 def _layers(name: str, count: int, alone: bool) -> dict[str, Quantity]:
-    """The layers that keep a tensor; `alone`: the model has one kind of layer."""
-    return {"layers" if alone else name.replace(" ", "_") + "s": count}
+    """The layers that keep a tensor, named by their kind; `alone`: the model has one kind of layer."""
+    if count == 1:
+        return {}
+    words = [word for word in name.split() if word not in ORDINALS]
+    kind = "_".join("moe" if word == "experts" else word for word in words)
+    return {"layers" if alone else f"{kind}s": count}
 
 
 def alive_at(model: Model, training: Training, direction: str, highest: bool) -> Breakdown:

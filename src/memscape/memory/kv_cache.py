@@ -6,6 +6,7 @@ from memscape.breakdown import Breakdown, Quantity, Term, ceil_div, minimum, pro
 from memscape.catalog import CachePrecision, cache_precision
 from memscape.memory.tensors import Sizes
 from memscape.model import Model
+from memscape.problem import Problem
 from memscape.workload import Inference
 
 SOURCES = {"heads": "ainslie2023", "latent": "deepseek_v2", "window": "jiang2023", "cross": "raffel2020"}
@@ -22,8 +23,14 @@ def kv_cache(model: Model, inference: Inference) -> Breakdown:
     Falcon's grouped heads one copy per query head. `notes` names where the two differ for this model.
     Holds for: attention layers. Encoders keep no cache: no terms.
     Not for:   recurrent layers; copies that an engine makes while it computes.
+    Raises:    Problem for training, which keeps no cache.
     Sources:   ainslie2023, deepseek_v2, jiang2023, raffel2020
     """
+    if not isinstance(inference, Inference):
+        raise Problem(
+            "training computes all tokens of a sequence at once and keeps no KV cache; "
+            "give an Inference, or ask memory(model, training) for what training holds"
+        )
     precision = cache_precision(inference.kv_cache)
     if not model.causal:
         return Breakdown("bytes", (), ("an encoder reads its text once and keeps no KV cache",))

@@ -133,7 +133,8 @@ class Operators(Tape):
     def join(self, name: str, *parts: Tensor, columns: Sizes, layout: str = "heads") -> Tensor:
         """Copy stretches into one tensor; backward looks at stretches of its gradient."""
         dtype = FP32 if any(part.dtype == FP32 for part in parts) else parts[0].dtype
-        return self.made(name, [(part, SAME) for part in parts], columns=columns, layout=layout, dtype=dtype)
+        hows = [(part, SAME if part.dtype == dtype else NEW) for part in parts]
+        return self.made(name, hows, columns=columns, layout=layout, dtype=dtype)
 
     # element by element
 
@@ -179,10 +180,9 @@ class Operators(Tape):
         kept = [(x.storage, FOR_OWN)] if keep == "input" else []
         return self.made(name, [(x, NEW)], kept, scratch=scratch, keep_result=RESULT if keep == "result" else "")
 
-    def mean(self, x: Tensor, name: str) -> Tensor:
-        """Average over the last size of the columns: nothing is kept, the gradient is spread."""
-        columns = dict(x.columns)
-        columns.popitem()
+    def mean(self, x: Tensor, name: str, over: int = 1) -> Tensor:
+        """Average over the last sizes of the columns: nothing is kept, the gradient is spread."""
+        columns = dict(list(x.columns.items())[:-over])
         return self.made(name, [(x, NEW)], columns=columns)
 
     def dropout(self, x: Tensor, rate: float, name: str) -> Tensor:
@@ -199,13 +199,27 @@ class Operators(Tape):
         x = self.cast(x, dtype, f"{name} input in {dtype}") if dtype else self.wider(x)
         return self.made(name, [(x, NEW)], keep_result=RESULT)
 
-    def layer_norm(self, x: Tensor, width: Sizes, bias: bool = True, weight: bool = True) -> Tensor:
-        """Apply the fused LayerNorm: its input, and the mean and deviation of each row in fp32."""
+    def layer_norm(
+        self,
+        x: Tensor,
+        width: Sizes,
+        bias: bool = True,
+        weight: bool = True,
+        shape: Sizes | None = None,
+        given: Tensor | None = None,
+    ) -> Tensor:
+        """Apply the fused LayerNorm: its input, and the mean and deviation of each row in fp32.
+
+        `shape`: the weights' sizes, where several norms run side by side; `given`: a computed weight, which is kept.
+        """
         x = self.wider(x)
         rows = {**x.rows, **{key: size for key, size in x.columns.items() if key not in width}}
         statistics = [self.storage(name, rows, FP32) for name in ("mean", "deviation")]
         kept = [(x.storage, "the statistics' gradient"), *((each, "the backward of the norm") for each in statistics)]
-        parameters = [(self.parameter(name, width), NEW) for name in ["weight"] * weight + ["bias"] * bias]
+        named = ["weight"] * (weight and given is None) + ["bias"] * bias
+        parameters: list[tuple[Tensor | Parameter, str]] = [] if given is None else [(given, NEW)]
+        parameters += [(self.parameter(name, shape or width), NEW) for name in named]
+        kept += [] if given is None else [(given.storage, "the gradient of the input")]
         return self.made("normalised", [(x, NEW), *parameters], kept)
 
     # matrices
@@ -264,7 +278,7 @@ class Operators(Tape):
         return self._attention(q, k, v, kept)
 
     def efficient(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-        """As `flash`, with an additive mask; rows are padded to whole blocks of 32."""
+        """As `flash`, with an additive mask; rows are padded to whole blocks of 32, the result is token by token."""
         kept = self._attended(q, k, v)
         if bias is not None:
             kept.insert(0, (bias.storage, "the scores are computed again"))
@@ -273,18 +287,24 @@ class Operators(Tape):
         rows[f"padded_{tokens}"] = 32 * ceil_div(rows.pop(tokens), 32)
         kept.append((self.storage("log-sum-exp", rows, FP32), "the softmax is computed again from it"))
         kept += [(self.storage(each, {"numbers": 1}, "int64"), "dropout is drawn again") for each in ("seed", "offset")]
-        return self._attention(q, k, v, kept, bias)
+        return self._attention(q, k, v, kept, bias, "rows")
 
     def _attended(self, q: Tensor, k: Tensor, v: Tensor) -> list[tuple[Storage, str]]:
         return [(x.storage, "the scores are computed again") for x in (k, q, v)]
 
     def _attention(
-        self, q: Tensor, k: Tensor, v: Tensor, kept: list[tuple[Storage, str]], bias: Tensor | None = None
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        kept: list[tuple[Storage, str]],
+        bias: Tensor | None = None,
+        layout: str = "",
     ) -> Tensor:
         columns = {**{key: size for key, size in q.columns.items() if key in ("heads", "kv_heads")}, **_last(v)}
         inputs: list[tuple[Tensor | Parameter, str]] = [(q, NEW), (k, NEW), (v, NEW)]
         inputs += [(bias, NEW)] if bias is not None else []
-        layout = "heads" if q.layout == "heads" else "rows"
+        layout = layout or ("heads" if q.layout == "heads" else "rows")
         return self.made("attended", inputs, kept, columns=columns, layout=layout, keep_result=RESULT)
 
     def cross_entropy(self, logits: Tensor, labels: Storage) -> Tensor:

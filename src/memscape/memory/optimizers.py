@@ -30,7 +30,9 @@ class Optimizer:
     `block_elements`  8 bit: numbers that share a scale; a tensor below `least_elements` stays fp32
     `otherwise`       the optimizer of what this one does not take (Muon: all but the matrices of the layers)
     `single`          update one tensor at a time: pairs of copies (of the tensor before, of this tensor) alive at once
-    `foreach`         update all at once: copies of every tensor
+    `foreach`         update all at once: copies of every tensor; `largest` more copies and masks of the largest one
+    `extra_bytes`     bytes more per number of the tensor at hand, `cast_bytes` where it is not fp32; `gram_bytes` per
+                      number of a square matrix of its smaller side
     """
 
     name: str
@@ -45,6 +47,7 @@ class Optimizer:
     otherwise: str
     single: tuple[tuple[int, int], ...]
     foreach: int
+    largest: int
     extra_bytes: int
     cast_bytes: int
     gram_bytes: int
@@ -67,7 +70,7 @@ def _optimizer(name: str) -> Optimizer:
         otherwise=row["otherwise"],
         single=tuple((int(left), int(alive)) for left, alive in (pair.split(":") for pair in row["single"].split())),
         source=row["source"],
-        **{column: int(row[column] or 0) for column in ("states", "block_elements", "foreach", *sizes)},
+        **{column: int(row[column] or 0) for column in ("states", "block_elements", "foreach", "largest", *sizes)},
     )
 
 

@@ -47,6 +47,7 @@ class Input(NamedTuple):
     columns: Sizes
     dtype: str
     trained: bool
+    layout: str
 
 
 class Pass(Operators):
@@ -162,7 +163,7 @@ class Pass(Operators):
                 kept.append((t.mask.storage, AGAIN))
             output.node = t.noted(x.sizes, x.dtype, [(each, NEW) for each in (x, *handed.values())], kept)
             if output.node is not None:
-                inputs = [Input(name, y.rows, y.columns, y.dtype, y.trained) for name, y in {"": x, **handed}.items()]
+                inputs = [Input(name, y.rows, y.columns, y.dtype, y.trained, y.layout) for name, y in {"": x, **handed}.items()]
                 output.node.recompute = partial(t.again, layer, inputs)
                 t._also_made(output.node, handed)
             return output
@@ -182,13 +183,13 @@ class Pass(Operators):
         ways = iter(node.ways[1:])
         for each, kept in zip(inputs[1:], node.kept[1:], strict=False):
             way = next(ways) if each.trained else None
-            tensor = Tensor(kept.storage, each.rows, each.columns, each.dtype)
+            tensor = Tensor(kept.storage, each.rows, each.columns, each.dtype, None, each.layout)
             if way is not None:
                 assert isinstance(way.to, Node)
                 tensor.node, tensor.place = way.to, way.place
             setattr(self, each.name, tensor)
             del tensor
-        _, rows, columns, dtype, _ = inputs[0]
+        _, rows, columns, dtype, *_ = inputs[0]
         results = [layer(self, Tensor(node.kept[0].storage, rows, columns, dtype, start))]
         results += [getattr(self, name) for name in self.hands]
         for place in list(node.gradients):

@@ -99,7 +99,17 @@ def late_softmax_router(t: Pass, x: Tensor) -> Routing:
     """The best logits, softmax over these alone (gpt-oss)."""
     raw = logits(t, x, t.model.router_bias)
     values, experts = best(t, raw)
-    return Routing(raw, t.softmax(values, "weights of the experts", "" if t.autocast else values.dtype), experts)
+    return Routing(raw, t.softmax(values, "weights of the experts", values.dtype), experts)
+
+
+def sparse_scores(t: Pass, x: Tensor) -> tuple[Tensor, Tensor]:
+    """A sigmoid of the best logits, zero for all other experts (Llama 4); the logits are returned too."""
+    raw = logits(t, x)
+    values, places = best(t, raw)
+    scores = t.free("scores, none elsewhere", raw.rows, raw.columns, raw.dtype)
+    scores.node = t.noted(scores.sizes, scores.dtype, [(values, NEW)], [(places, PLACES)])
+    wide = t.function(t.cast(scores, FP32, "scores in fp32"), "expert scores", keep="result")
+    return t.cast(wide, raw.dtype, "expert scores"), raw
 
 
 def sampling_router(t: Pass, x: Tensor) -> Routing:

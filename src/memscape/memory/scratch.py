@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from memscape.breakdown import Breakdown, Quantity, Term, ceil_div
+from memscape.breakdown import Breakdown, Quantity, Term, ceil_div, product
 from memscape.catalog import precision
 from memscape.memory.modules import Run, Stored, stored
 from memscape.memory.optimizers import BYTES, Optimizer, divided, optimizer, takes
@@ -22,6 +22,8 @@ from memscape.model import Model
 from memscape.parallelism import Layout
 from memscape.workload import Training
 
+MASK_BYTES = 1
+
 
 def update_scratch(model: Model, training: Training, layout: Layout | None = None) -> Breakdown:
     """Count what the optimizer's update holds at its highest beside weights, gradients and states.
@@ -36,7 +38,7 @@ def update_scratch(model: Model, training: Training, layout: Layout | None = Non
     updates its share.
     Holds for: the torch.optim classes with their default options, tensors in the order of `model.parameters()`.
     Not for:   parameter groups that a trainer makes (norms and biases last), gradient clipping.
-    Approximate: Adafactor and Rprop, by the small factors that `data/optimizers.csv` names.
+    Not counted: single numbers (up to 12 bytes), and what Adafactor leaves of the tensor before.
     Sources:   pytorch_optim and those of `data/optimizers.csv`
     """
     terms: Iterator[Term] = iter(())
@@ -77,6 +79,10 @@ def _all_at_once(model: Model, training: Training) -> Iterator[Term]:
         for tensor in tensors:
             for term in _alive(rules, training, None, tensor, (0, rules.foreach)):
                 yield replace(term, factors=tensor.copies | dict(term.factors))
+        if rules.largest and tensors:
+            largest = max(tensors, key=lambda tensor: _largest(tensor.elements))
+            yield _term("one more copy of", largest, {"temporaries": rules.largest}, _size(training), rules)
+            yield _term("mask of", largest, {"temporaries": rules.largest}, MASK_BYTES, rules)
 
 
 def _highest(model: Model, training: Training) -> Iterator[Term]:
@@ -91,7 +97,7 @@ def _highest(model: Model, training: Training) -> Iterator[Term]:
         )
         for before, tensor in _neighbours(own):
             for copies in part.single:
-                terms = list(_alive(part, training, before, tensor, copies))
+                terms = [*_alive(part, training, before, tensor, copies), *_factors(part, training, tensor)]
                 total = sum(_largest(term.amount) for term in terms)
                 highest, most = (terms, total) if total > most else (highest, most)
     yield from highest
@@ -102,20 +108,32 @@ def _alive(
 ) -> Iterator[Term]:
     """What is alive while a tensor is updated: what is left of the one before, and copies of its own."""
     left, own = copies
-    narrow = not has_master(training) and parameter_bytes(training) < BYTES["fp32"]
-    size = BYTES["bf16"] if narrow else BYTES["fp32"]
-    cast = BYTES["fp32"] if has_master(training) and gradient_bytes(training) < BYTES["fp32"] else 0
-    fixed = rules.extra_bytes + narrow * rules.cast_bytes + cast
+    size = _size(training)
+    cast = BYTES["fp32"] if gradient_bytes(training) < size else 0
+    fixed = rules.extra_bytes + (rules.cast_bytes if size < BYTES["fp32"] else cast)
     if before is not None and left:
         yield _term("left of", before, {"temporaries": left}, size, rules)
     if own:
         yield _term("temporaries of", tensor, {"temporaries": own}, size, rules)
     if fixed:
         yield _term("copies in another type of", tensor, {}, fixed, rules)
+
+
+def _factors(rules: Optimizer, training: Training, tensor: Stored) -> Iterator[Term]:
+    """What an optimizer computes of a matrix beside copies: sums over rows and columns, products of the matrix."""
+    if rules.factored and tensor.rows:
+        sides = product(tensor.stack.values()) * sum(tensor.shape[-2:])
+        factors = {"rows_and_columns": sides, "bytes_per_element": rules.state_bytes or _size(training)}
+        yield Term(f"rows and columns of {tensor.name}", factors, tensor.group, "buffers", rules.source)
     if rules.gram_bytes:
         squared = min(tensor.shape) ** 2
         factors = {"smaller_side_squared": squared, "gram_bytes": rules.gram_bytes}
         yield Term(f"Gram matrices of {tensor.name}", factors, tensor.group, "buffers", rules.source)
+
+
+def _size(training: Training) -> int:
+    """The bytes of a number that the optimizer works on: the master weight, where there is one."""
+    return BYTES["fp32"] if has_master(training) else parameter_bytes(training)
 
 
 def _largest(amount: Quantity) -> int:
