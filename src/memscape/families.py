@@ -41,6 +41,7 @@ from memscape.rules import (
     shared_experts,
     size,
     smollm3_attention,
+    smollm3_rotary,
     t5_activation,
     times_hidden,
     together,
@@ -201,10 +202,15 @@ FAMILIES: Mapping[str, Blocks] = {
         "traits": traits("norm_topk_prob"),
     },
     "granite": LLAMA,
-    "olmo": LLAMA | {"mlp_bias": False, "norm": "none"},
+    "olmo": LLAMA
+    | {
+        "mlp_bias": False,
+        "norm": "none",
+        "traits": nonzero("clip_qkv"),
+    },
     "olmo2": OLMO2,
     "olmoe": OLMO2 | ONLY_EXPERTS | {"traits": together(traits("norm_topk_prob"), nonzero("clip_qkv"))},
-    "smollm3": LLAMA | {"attention_kinds": attention_of(smollm3_attention)},
+    "smollm3": LLAMA | {"attention_kinds": attention_of(smollm3_attention), "rotary": smollm3_rotary},
     "stablelm": LLAMA
     | LAYERNORM
     | {
@@ -213,6 +219,7 @@ FAMILIES: Mapping[str, Blocks] = {
         "mlp_bias": False,
         "qk_norm": lambda config: "heads" if config.flag("qk_layernorm") else "none",
         "norms_per_layer": lambda config: 1 if config.flag("use_parallel_residual") else 2,
+        "parallel": flag("use_parallel_residual"),
     },
     "mpt": GPT2
     | NO_BIAS
@@ -226,7 +233,7 @@ FAMILIES: Mapping[str, Blocks] = {
     "gemma": GEMMA,
     "gemma2": GEMMA2,
     "gemma3_text": GEMMA3,
-    "phi3": LLAMA | NO_BIAS,
+    "phi3": LLAMA | NO_BIAS | {"embedding_dropout": 0.0},
     "phi": LLAMA
     | LAYERNORM
     | ALL_BIAS
@@ -338,6 +345,7 @@ def model_from_config(values: Mapping[str, Any], name: str, source: str, title: 
     config = Config(text, family, name)
     rules = dict(FAMILIES[family])
     moe, window, pattern = rules.pop("moe", None), rules.pop("window"), rules.pop("attention_kinds")
+    rotary = rules.pop("rotary", None)
     blocks = {key: rule(config) if callable(rule) else rule for key, rule in rules.items()}
     kinds = pattern(config) if pattern else ("full",) * blocks["layers"]
     return Model(
@@ -348,7 +356,10 @@ def model_from_config(values: Mapping[str, Any], name: str, source: str, title: 
         dtype=config.dtype(),
         assumed=tuple(config.assumed),
         notes=notes,
-        layer_kinds=tuple(LayerKind(kind, bool(moe and moe(config, layer))) for layer, kind in enumerate(kinds)),
+        layer_kinds=tuple(
+            LayerKind(kind, bool(moe and moe(config, layer)), not rotary or rotary(config, layer))
+            for layer, kind in enumerate(kinds)
+        ),
         window=_window(config, window, kinds),
         **blocks,
     )

@@ -17,10 +17,14 @@ ATTENTION_KINDS = ("full", "sliding", "chunked")
 
 
 class LayerKind(NamedTuple):
-    """What one layer of a stack is: how far its attention sees, and whether its MLP is a mixture of experts."""
+    """What one layer of a stack is: how far its attention sees, whether its MLP is a mixture of experts.
+
+    `rotary`: whether its heads turn with the position, in a family of rotary positions.
+    """
 
     attention: str = "full"
     moe: bool = False
+    rotary: bool = True
 
 
 @dataclass(frozen=True)

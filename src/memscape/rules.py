@@ -78,10 +78,14 @@ def below_and_even(config: Config, layer: int) -> str:
 
 
 def smollm3_attention(config: Config, layer: int) -> str:
-    """SmolLM3: the layers without rotary embedding (every fourth) slide, if `use_sliding_window` is set."""
+    """SmolLM3: the layers without rotary embedding slide, if `use_sliding_window` is set."""
+    return "full" if smollm3_rotary(config, layer) else if_used(config, layer)
+
+
+def smollm3_rotary(config: Config, layer: int) -> bool:
+    """SmolLM3: every fourth layer has no rotary embedding unless the file says which."""
     rotary = config.whole_numbers("no_rope_layers", config.count("layers"))
-    bare = not rotary[layer] if rotary else (layer + 1) % (config.maybe("no_rope_layer_interval") or 4) == 0
-    return if_used(config, layer) if bare else "full"
+    return bool(rotary[layer] if rotary else (layer + 1) % (config.maybe("no_rope_layer_interval") or 4))
 
 
 def every(period: int) -> Callable[[Config, int], str]:

@@ -15,28 +15,33 @@ from typing import TYPE_CHECKING, Any
 from memscape.problem import Problem
 
 if TYPE_CHECKING:
-    from memscape.measure.comparison import Reading, compare, save, table
+    from memscape.measure.comparison import Comparison, Reading, compare, config_of
     from memscape.measure.course import serving_course, serving_moments, step_course, step_moments
+    from memscape.measure.report import save, shown, table
     from memscape.measure.subject import Adapters, Run
     from memscape.measure.witness import Kept, saved_tensors
 
 __all__ = [
     "Adapters",
+    "Comparison",
     "Kept",
     "Reading",
     "Run",
     "compare",
+    "config_of",
     "save",
     "saved_tensors",
     "serving_course",
     "serving_moments",
+    "shown",
     "step_course",
     "step_moments",
     "table",
 ]
 HOME = {
-    "comparison": ("Reading", "compare", "save", "table"),
+    "comparison": ("Comparison", "Reading", "compare", "config_of"),
     "course": ("serving_course", "serving_moments", "step_course", "step_moments"),
+    "report": ("save", "shown", "table"),
     "subject": ("Adapters", "Run"),
     "witness": ("Kept", "saved_tensors"),
 }

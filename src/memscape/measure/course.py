@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import gc
 import inspect
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
@@ -18,7 +16,7 @@ import transformers
 
 from memscape.measure.emulation import AsCuda
 from memscape.measure.ledger import Gauge, Ledger, Meter, following
-from memscape.measure.subject import Config, Run, apart, build, checkpoint, forward, inputs
+from memscape.measure.subject import Config, Run, apart, build, check_device, checkpoint, explained, forward, inputs
 from memscape.measure.witness import Kept, Places
 from memscape.problem import Problem
 
@@ -55,6 +53,7 @@ class Course:
     """Live bytes by step and moment, above what was there before; what was alive then; what was there before."""
 
     before: dict[str, int]
+    start: int = 0
     bytes: dict[Moment, int] = field(default_factory=dict)
     alive: dict[Moment, list[Kept]] = field(default_factory=dict)
     rounding: dict[Moment, int] = field(default_factory=dict)
@@ -90,14 +89,13 @@ def step_course(
     """
     run = Run(batch, sequence, **settings)
     workspaces = _workspaces(run.device)
-    with _explained(run.device):
+    with explained(run.device):
         model = build(config, run)
         cuda = AsCuda(run.autocast)
         checkpoint(model, run, cuda)
         given = inputs(model, run)
         updater = make_optimizer(optimizer, model)
-        course = Course(_before(model, given) | workspaces, lists=lists)
-        meter = _meter(model, given, run)
+        course, meter = _begun(model, given, run, workspaces, lists)
         for step in range(1, steps + 1):
             for micro_batch in range(micro_batches):
                 _pass(model, given, meter, (run, cuda), course, step, micro_batch == micro_batches - 1)
@@ -152,12 +150,11 @@ def serving_course(
     """
     run = Run(batch, sequence, **settings)
     workspaces = _workspaces(run.device)
-    with _explained(run.device), torch.no_grad():
+    with explained(run.device), torch.no_grad():
         model = build(config, run).eval()
         given = inputs(model, run)
         given.pop("labels")
-        course = Course(_before(model, given) | workspaces, lists=lists)
-        meter = _meter(model, given, run)
+        course, meter = _begun(model, given, run, workspaces, lists)
         meter.restart()
         course.note(meter, 1, "load")
         with following(meter), forward(run, AsCuda(run.autocast)):
@@ -184,7 +181,7 @@ def _answer(model: Any, ids: torch.Tensor, meter: Meter, course: Course, output_
     course.note(meter, 1, "prefill")
     for _ in range(output_tokens):
         token = output.logits[:, -1:].argmax(-1)
-        del output
+        output = None
         output = model(**{name: token}, **words)
     course.note(meter, 1, "decode")
 
@@ -194,11 +191,16 @@ def serving_moments(config: Config, batch: int, sequence: int, **settings: Any) 
     return serving_course(config, batch, sequence, lists=False, **settings).bytes
 
 
-def _meter(model: Any, given: dict[str, torch.Tensor], run: Run) -> Meter:
+def _begun(
+    model: Any, given: dict[str, torch.Tensor], run: Run, workspaces: dict[str, int], lists: bool
+) -> tuple[Course, Meter]:
+    """Return what notes the moments, and what tells how much is alive."""
     gc.collect()
+    before = _before(model, given) | workspaces
     if run.device.startswith("cuda"):
-        return Gauge(run.device)
-    return Ledger(Places(model), apart(model, *given.values()))
+        gauge = Gauge(run.device)
+        return Course(before, gauge.start, lists=lists), gauge
+    return Course(before, sum(before.values()), lists=lists), Ledger(Places(model), apart(model, *given.values()))
 
 
 def _before(model: Any, given: dict[str, torch.Tensor]) -> dict[str, int]:
@@ -214,10 +216,9 @@ def _before(model: Any, given: dict[str, torch.Tensor]) -> dict[str, int]:
 
 def _workspaces(device: str) -> dict[str, int]:
     """Return what the matrix library takes at its first use, through the same allocator."""
+    check_device(device)
     if not device.startswith("cuda"):
         return {}
-    if not torch.cuda.is_available():
-        raise Problem('there is no CUDA device here; use device "meta" (no memory needed) or "cpu"')
     torch.cuda.empty_cache()
     start = torch.cuda.memory_allocated(device)
     square = torch.ones(64, 64, device=device, dtype=torch.bfloat16, requires_grad=True)
@@ -225,15 +226,6 @@ def _workspaces(device: str) -> dict[str, int]:
     del square
     torch.cuda.synchronize(device)
     return {"library workspaces": int(torch.cuda.memory_allocated(device)) - start}
-
-
-@contextmanager
-def _explained(device: str) -> Iterator[None]:
-    """Say in one sentence that a device is too small."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise Problem(f'{device} is too small for this ({str(error).split(". ")[0]}); use fewer layers or "meta"') from None
 
 
 def make_optimizer(words: str, model: Any) -> torch.optim.Optimizer:

@@ -15,17 +15,18 @@ from torch.utils import _pytree as pytree
 
 WIDEST_FLASH_HEAD = 256
 # the lists of https://docs.pytorch.org/docs/stable/amp.html for CUDA
-LOWER = frozenset(
-    """__matmul__ __rmatmul__ addbmm addmm addmv addr baddbmm bmm chain_matmul conv1d conv2d conv3d einsum linear matmul
-    mm multi_dot mv prelu scaled_dot_product_attention""".split()
-)
-FULL = frozenset(
-    """__pow__ __rpow__ acos asin binary_cross_entropy_with_logits cosh cosine_embedding_loss cosine_similarity
+LOWER = """
+    __matmul__ __rmatmul__ addbmm addmm addmv addr baddbmm bmm chain_matmul conv1d conv2d conv3d einsum linear matmul
+    mm multi_dot mv prelu scaled_dot_product_attention
+"""
+FULL = """
+    __pow__ __rpow__ acos asin binary_cross_entropy_with_logits cosh cosine_embedding_loss cosine_similarity
     cross_entropy cumprod cumsum dist erfinv exp expm1 group_norm hinge_embedding_loss kl_div l1_loss layer_norm log
     log10 log1p log2 log_softmax margin_ranking_loss mse_loss multi_margin_loss multilabel_margin_loss nll_loss norm
     normalize pdist poisson_nll_loss pow prod reciprocal renorm rms_norm rsqrt sinh smooth_l1_loss soft_margin_loss
-    softmax softmin softplus sum tan triplet_margin_loss""".split()
-)
+    softmax softmin softplus sum tan triplet_margin_loss
+"""
+CASTS = {name: torch.bfloat16 for name in LOWER.split()} | {name: torch.float32 for name in FULL.split()}
 
 
 class AsCuda(TorchFunctionMode):
@@ -57,11 +58,10 @@ class AsCuda(TorchFunctionMode):
         self.copies = {}
 
     def _cast(self, name: str, args: Any, kwargs: Any) -> Any:
-        if self.autocast and name in LOWER:
-            return pytree.tree_map_only(torch.Tensor, self._lower, (args, kwargs))
-        if self.autocast and name in FULL:
-            return pytree.tree_map_only(torch.Tensor, _full, (args, kwargs))
-        return args, kwargs
+        if not self.autocast or name not in CASTS:
+            return args, kwargs
+        cast = self._lower if CASTS[name] is torch.bfloat16 else _full
+        return pytree.tree_map_only(torch.Tensor, cast, (args, kwargs))
 
     def _lower(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the tensor in bf16; a weight that is trained is copied once."""

@@ -94,7 +94,6 @@ class Gauge:
         self.device = device
         torch.cuda.synchronize(device)
         self.start = torch.cuda.memory_allocated(device)
-        self.start_requested = self._stat("requested_bytes.all.current")
 
     def _stat(self, name: str) -> int:
         return int(torch.cuda.memory_stats(self.device).get(name, 0))
@@ -114,8 +113,8 @@ class Gauge:
     @property
     def rounding(self) -> int:
         """What the allocator added at that height to round each block up."""
-        requested = self._stat("requested_bytes.all.peak") - self.start_requested
-        return self.peak - requested if requested else 0
+        requested = self._stat("requested_bytes.all.peak")
+        return int(torch.cuda.max_memory_allocated(self.device)) - requested if requested else 0
 
     @property
     def reserved(self) -> int:

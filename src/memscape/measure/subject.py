@@ -7,6 +7,8 @@ Needs torch and transformers (extra `measure`). On the meta device shapes, types
 from __future__ import annotations
 
 import copy
+import re
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -45,7 +47,7 @@ class Adapters:
 
 @dataclass(frozen=True)
 class Run:
-    """How a model is run: the size of a micro-batch, types, kernels, the device; `layers` replaces the model's depth."""
+    """How a model is run: the size of a micro-batch, types, kernels, device; `layers` replaces the model's depth."""
 
     batch: int
     sequence: int
@@ -58,6 +60,33 @@ class Run:
     layers: int | None = None
     target: int | None = None
     adapters: Adapters | None = None
+
+
+@contextmanager
+def explained(device: str) -> Iterator[None]:
+    """Say in one sentence why a model does not run; without the warnings of the libraries that run it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            why = str(error).split(". ")[0]
+            raise Problem(f'{device} is too small for this ({why}); use fewer layers or device "meta"') from None
+        except Problem:
+            raise
+        except (ValueError, IndexError, NotImplementedError) as error:
+            why = str(error).split(". ")[0].strip()
+            raise Problem(f"PyTorch or transformers cannot run this: {why}; ask for something else") from error
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that is not here."""
+    if device in ("meta", "cpu"):
+        return
+    if not (device == "cuda" or re.fullmatch(r"cuda:\d+", device)):
+        raise Problem(f'unknown device "{device[:40]}"; use "meta" (no memory is used), "cpu" or "cuda"')
+    if not torch.cuda.is_available() or int(device.partition(":")[2] or 0) >= torch.cuda.device_count():
+        raise Problem(f'there is no device "{device}" here; use "meta", which needs none, or "cpu"')
 
 
 def shortened(config: Config, layers: int | None) -> dict[str, Any]:
@@ -90,7 +119,10 @@ def model_class(raw: Config) -> Any:
 
 def build(config: Config, run: Run) -> Any:
     """Return the model that a config describes, with random (on meta: no) weights, in train mode."""
+    check_device(run.device)
     raw = shortened(config, run.layers)
+    if run.layers is not None and run.layers < 1:
+        raise Problem(f"a model of {run.layers} layers cannot be run; use at least 1")
     for key in ("torch_dtype", "dtype", "quantization_config"):
         raw.pop(key, None)
     kind = model_class(raw)

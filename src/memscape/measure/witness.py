@@ -16,7 +16,7 @@ from unittest import mock
 import torch
 
 from memscape.measure.emulation import AsCuda
-from memscape.measure.subject import Config, Run, apart, build, checkpoint, forward, inputs
+from memscape.measure.subject import Config, Run, apart, build, checkpoint, explained, forward, inputs
 
 
 @dataclass(frozen=True)
@@ -41,15 +41,16 @@ def saved_tensors(
     free again at the end. `names` finds which operation keeps a tensor, which takes as long again.
     """
     run = Run(batch, sequence, **settings)
-    model = build(config, run)
-    cuda = AsCuda(run.autocast)
-    checkpoint(model, run, cuda)
-    hooks = _Hooks(Places(model), everything)
-    with torch.autograd.graph.saved_tensors_hooks(hooks.pack, hooks.unpack), forward(run, cuda):
-        output = model(**inputs(model, run), use_cache=False)
-    cuda.forget()
-    if names:
-        hooks.name(output.loss)
+    with explained(run.device):
+        model = build(config, run)
+        cuda = AsCuda(run.autocast)
+        checkpoint(model, run, cuda)
+        hooks = _Hooks(Places(model), everything)
+        with torch.autograd.graph.saved_tensors_hooks(hooks.pack, hooks.unpack), forward(run, cuda):
+            output = model(**inputs(model, run), use_cache=False)
+        cuda.forget()
+        if names:
+            hooks.name(output.loss)
     return hooks.kept(apart(model), cuda.weight_copies)
 
 

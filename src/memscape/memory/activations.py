@@ -6,17 +6,21 @@ from memscape import tables
 from memscape.breakdown import Breakdown, Quantity, Term, maximum, minimum, product
 from memscape.catalog import precision
 from memscape.memory.kept import kept_tensors
+from memscape.memory.megatron import megatron_activations
 from memscape.memory.tensors import Sizes
 from memscape.model import Model
+from memscape.parallelism import Layout
+from memscape.problem import Problem
 from memscape.workload import Inference, Training
 
 LOGIT_BYTES = {"bytes_per_logit": 4}
 
 
-def activations(model: Model, workload: Inference | Training) -> Breakdown:
+def activations(model: Model, workload: Inference | Training, layout: Layout | None = None) -> Breakdown:
     """Count the bytes of activations: for inference the highest point of prefill, for training what backward needs.
 
-    For training see `kept_tensors`; the rest of this text is about inference, where one layer at a time is computed.
+    For training see `kept_tensors` (transformers) and `megatron_activations` (fused kernels; it alone takes a layout so
+    far). The rest of this text is about inference, where one layer at a time is computed.
 
         T · (c · h + widest) · w  +  sequences · V · 4      [bytes], T tokens in one forward pass
 
@@ -27,6 +31,11 @@ def activations(model: Model, workload: Inference | Training) -> Breakdown:
     Not for:   an engine's start-up profile, prompt log-probabilities (a row for every token).
     Source:    formulas_inference
     """
+    layout = layout or Layout()
+    if isinstance(workload, Training) and workload.implementation == "megatron":
+        return megatron_activations(model, workload, layout)
+    if layout != Layout():
+        raise Problem('a layout is known for implementation "megatron" alone so far; leave it out')
     if isinstance(workload, Training):
         return kept_tensors(model, workload)
     tokens = _tokens_in_pass(workload, workload.sequences * workload.prompt_tokens)

@@ -160,6 +160,7 @@ def mpt_embed(t: Pass) -> Tensor:
     t.position_bias = position_bias(t, {}, {"max_tokens": t.model.max_tokens}, FP32)
     t.part = "mask"
     t.mask = t.free("mask", t.rows, {"key_tokens": t.training.sequence_tokens}, "bool")
+    t.tables = [t.mask]
     return x
 
 

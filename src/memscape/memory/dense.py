@@ -176,7 +176,7 @@ def olmo_layer(t: Pass, x: Tensor, _kind: LayerKind) -> Tensor:
 def clipped_heads(t: Pass, x: Tensor) -> Heads:
     """Queries, keys and values, each cut off in place at a limit: what was there before is kept."""
     q, k, v = blocks.separate_heads(t, x)
-    if t.model.clipped:
+    if "clip_qkv" in t.model.traits:
         q, k, v = t.function(q, "query, clipped"), t.function(k, "key, clipped"), t.function(v, "value, clipped")
     return q, k, v
 

@@ -11,20 +11,29 @@ from memscape.model import LayerKind
 
 
 def falcon_embed(t: Pass) -> Tensor:
-    """Words; the mask, which is always made, the position bias, the rotary tables (unused beside a bias)."""
+    """Words; the mask, which is always made; the position bias or the rotary tables that all layers share."""
     x = blocks.words(t, t.ids)
     t.places = t.storage("positions", t.tokens, "int64")
-    batch, keys = {"micro_batch": t.training.micro_batch}, {"key_tokens": t.training.sequence_tokens}
     blocks.eager_mask(t)
     t.part = "mask"
     if "alibi" in t.model.traits:
-        t.frame = [t.free("padding mask", t.rows, {}, "int64")]
-        t.position_bias = position_bias(t, batch, keys, t.weights)
-        t.mask = t.free("mask with position bias", t.rows, {"heads": t.model.heads, **keys}, t.weights)
+        biased_mask(t)
     elif t.sdpa:
-        t.mask = t.free("mask", t.tokens, keys, "bool")
-    t.tables = blocks.rotary_tables(t)
+        t.mask = t.free("mask", t.tokens, {"key_tokens": t.training.sequence_tokens}, "bool")
+    tables = blocks.rotary_tables(t)
+    if "alibi" not in t.model.traits or t.training.recompute == "full":
+        t.tables += tables
+    t.frame += tables
     return x
+
+
+def biased_mask(t: Pass) -> None:
+    """A mask per head that holds the position bias too; a kernel keeps it. Rotary tables are made, but not used."""
+    batch, keys = {"micro_batch": t.training.micro_batch}, {"key_tokens": t.training.sequence_tokens}
+    t.frame = [t.free("padding mask", t.rows, {}, "int64")]
+    t.position_bias = position_bias(t, batch, keys, t.weights)
+    t.mask = t.free("mask with position bias", t.rows, {"heads": t.model.heads, **keys}, t.weights)
+    t.tables = [t.mask] if t.sdpa else []
 
 
 def linear(t: Pass, x: Tensor, out: Sizes, name: str, bias: bool) -> Tensor:

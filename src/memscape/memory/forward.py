@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
-from memscape.memory import blocks, dense, encoders, latent, mixtures, t5
+from memscape.memory import blocks, classic, dense, encoders, falcon, gemma, latent, mixtures, neox, parallel, t5
 from memscape.memory.blocks import Pass
+from memscape.memory.operators import FP32
 from memscape.memory.stage import Stage, Step
 from memscape.memory.tape import Tensor
 from memscape.model import LayerKind, Model
@@ -51,14 +52,15 @@ def stages(model: Model) -> list[Stage]:
     assert recipe.layer is not None
     found: list[Stage] = []
     for kind in model.layer_kinds:
-        name = f"{kind.attention}{' experts' if kind.moe else ''} layer"
+        name = f"{kind.attention}{' experts' if kind.moe else ''}{'' if kind.rotary else ' unrotated'} layer"
         count = found.pop().count + 1 if found and found[-1].name == name else 1
         found.append(Stage(name, partial(_layer, recipe.layer, kind), count))
     return found
 
 
 def _layer(layer: Callable[[Pass, Tensor, LayerKind], Tensor], kind: LayerKind, t: Pass, x: Tensor) -> Tensor:
-    t.mask = t.masks.get(kind.attention, t.mask)
+    if t.masks:
+        t.mask = t.masks.get(kind.attention)
     return layer(t, x, kind)
 
 
@@ -70,26 +72,56 @@ ALBERT = replace(BERT, embed=encoders.albert_embed, layer=None, stages=encoders.
 T5 = Recipe(t5.encoder_embed, None, t5.t5_head, t5.t5_loss, stages=t5.t5_stages)
 SOFTMAX_MIXTURE = Recipe(mixtures.embed, mixtures.softmax_layer, dense.llama_head)
 DEEPSEEK = Recipe(latent.embed, mixtures.deepseek_layer, dense.llama_head)
+OPT = Recipe(classic.opt_embed, classic.opt_layer, classic.head)
+GEMMA = Recipe(gemma.embed, gemma.gemma_layer, gemma.head)
+COHERE = Recipe(dense.rotary_embed, parallel.cohere_layer, parallel.cohere_head)
+OLMO = Recipe(partial(dense.rotary_embed, dtype=FP32), dense.olmo_layer, dense.olmo_head)
+LAYER_NORM = Recipe(dense.rotary_embed, dense.starcoder2_layer, dense.layer_norm_head)
+GPTJ = Recipe(neox.gptj_embed, neox.gptj_layer, classic.head, sdpa=False)
 
 RECIPES: Mapping[str, Recipe] = {
     "albert": ALBERT,
     "bert": BERT,
+    "bloom": Recipe(classic.bloom_embed, classic.bloom_layer, classic.head, sdpa=False),
+    "codegen": GPTJ,
+    "cohere": COHERE,
+    "cohere2": COHERE,
     "deepseek_v2": DEEPSEEK,
     "deepseek_v3": DEEPSEEK,
+    "falcon": Recipe(falcon.falcon_embed, falcon.falcon_layer, classic.head),
+    "gemma": GEMMA,
+    "gemma2": replace(GEMMA, layer=gemma.gemma2_layer, sdpa=False),
+    "gemma3_text": replace(GEMMA, layer=gemma.gemma3_layer),
+    "glm": replace(LLAMA, layer=gemma.glm_layer),
+    "glm4": replace(LLAMA, layer=gemma.glm4_layer),
     "glm4_moe": replace(SOFTMAX_MIXTURE, layer=mixtures.glm_layer),
     "gpt2": GPT2,
+    "gpt_neox": Recipe(neox.neox_embed, neox.neox_layer, classic.head),
     "gpt_oss": Recipe(mixtures.embed, mixtures.gpt_oss_layer, mixtures.gpt_oss_head, sdpa=False),
+    "gptj": GPTJ,
+    "granite": Recipe(partial(dense.rotary_embed, weighed=True), dense.granite_layer, dense.granite_head),
     "llama": LLAMA,
     "llama4_text": replace(SOFTMAX_MIXTURE, layer=mixtures.llama4_layer),
     "mistral": LLAMA,
     "mixtral": SOFTMAX_MIXTURE,
+    "mpt": Recipe(classic.mpt_embed, classic.mpt_layer, classic.head, sdpa=False),
     "mt5": T5,
+    "nemotron": replace(LAYER_NORM, layer=dense.nemotron_layer, head=dense.nemotron_head),
+    "olmo": OLMO,
+    "olmo2": replace(OLMO, layer=dense.olmo2_layer, head=dense.olmo2_head),
     "olmoe": SOFTMAX_MIXTURE,
+    "opt": OPT,
+    "phi": replace(LAYER_NORM, layer=parallel.phi_layer),
+    "phi3": replace(LLAMA, layer=dense.phi3_layer),
     "phimoe": Recipe(mixtures.embed, mixtures.phimoe_layer, dense.layer_norm_head),
     "qwen2": LLAMA,
     "qwen2_moe": replace(SOFTMAX_MIXTURE, layer=mixtures.qwen2_layer),
+    "qwen3": replace(LLAMA, layer=dense.qwen3_layer),
     "qwen3_moe": SOFTMAX_MIXTURE,
     "roberta": ROBERTA,
+    "smollm3": replace(LLAMA, layer=dense.smollm3_layer),
+    "stablelm": replace(LAYER_NORM, layer=parallel.stablelm_layer),
+    "starcoder2": LAYER_NORM,
     "t5": T5,
     "xlm-roberta": ROBERTA,
 }

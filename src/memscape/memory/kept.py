@@ -63,7 +63,8 @@ def _kept(step: Trace) -> Breakdown:
                 continue
             seen.add(index)
             layers = _layers(name, counts[name], alone) if own and name not in (EMBEDDING, HEAD) else {}
-            terms.append(_term(block, layers, reason))
+            entered = index == entry and name not in (EMBEDDING, HEAD)
+            terms.append(_term(block._replace(part="layer", name="input") if entered else block, layers, reason))
     return Breakdown("bytes", tuple(terms))
 
 

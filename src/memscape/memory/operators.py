@@ -33,6 +33,7 @@ class Operators(Tape):
         self.copies: dict[tuple[str, str, str], Tensor] = {}
         self.embedded: Parameter | None = None
         self.keeping = True
+        self.last_kept = 0  # the event after which nothing more was kept
 
     # how an operator is noted
 
@@ -56,9 +57,13 @@ class Operators(Tape):
         columns = first.columns if columns is None else columns
         dtype = dtype or first.dtype
         layout = layout or ("rows" if first.layout == "part" else first.layout)
+        before = len(self.events)
         result = Tensor(self.storage(name, {**rows, **columns}, dtype), rows, columns, dtype, None, layout)
         kept = [*kept, (result.storage, keep_result)] if keep_result else kept
         result.node = self.noted(result.sizes, dtype, inputs, kept, scratch)
+        if kept and self.keeping and result.node is not None:
+            given = [x.storage for x, _ in inputs if isinstance(x, Tensor)]
+            self.last_kept = before if all(storage in given for storage, _ in kept) else len(self.events)
         return result
 
     def noted(self, sizes: Sizes, dtype: str, inputs: Inputs, kept: Reasons = (), scratch: int = 0) -> Node | None:

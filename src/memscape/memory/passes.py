@@ -163,7 +163,9 @@ class Pass(Operators):
                 kept.append((t.mask.storage, AGAIN))
             output.node = t.noted(x.sizes, x.dtype, [(each, NEW) for each in (x, *handed.values())], kept)
             if output.node is not None:
-                inputs = [Input(name, y.rows, y.columns, y.dtype, y.trained, y.layout) for name, y in {"": x, **handed}.items()]
+                inputs = [
+                    Input(name, y.rows, y.columns, y.dtype, y.trained, y.layout) for name, y in {"": x, **handed}.items()
+                ]
                 output.node.recompute = partial(t.again, layer, inputs)
                 t._also_made(output.node, handed)
             return output
@@ -178,8 +180,11 @@ class Pass(Operators):
                 made.node, made.place = node, place
 
     def again(self, layer: Callable[[Pass, Tensor], Tensor], inputs: Sequence[Input], node: Node) -> Storage:
-        """Run a layer again from its kept inputs and go back through it; return the gradient of the first."""
-        start, first = Node(()), len(self.nodes)
+        """Run a layer again from its kept inputs and go back through it; return the gradient of the first.
+
+        It runs until all is there that backward needs: what comes after the last tensor kept is never made.
+        """
+        start, first, begin = Node(()), len(self.nodes), len(self.events)
         ways = iter(node.ways[1:])
         for each, kept in zip(inputs[1:], node.kept[1:], strict=False):
             way = next(ways) if each.trained else None
@@ -200,6 +205,9 @@ class Pass(Operators):
         for name in self.hands:
             setattr(self, name, None)
         del results
+        rest = self.events[max(begin, self.last_kept) :]
+        never = {event for event in rest if event >= 0}
+        self.events[len(self.events) - len(rest) :] = [each for each in rest if not {each, ~each} & never]
         self.backward(first)
         return start.gradients[0]
 

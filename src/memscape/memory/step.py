@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from memscape.breakdown import Breakdown
 from memscape.memory.kept import alive_at, limited
+from memscape.memory.megatron import megatron_activations, megatron_layer
 from memscape.memory.scratch import update_scratch
-from memscape.memory.trace import cases
+from memscape.memory.trace import BACKWARD, cases
 from memscape.memory.training_states import trained_weights, training_states
 from memscape.model import Model
 from memscape.workload import Training
@@ -33,6 +34,8 @@ def training_timeline(model: Model, training: Training) -> dict[tuple[int, str],
     later micro-batch, when gradients are there already; fp32 gradients beside 16-bit weights are a buffer that is
     always there, as in Megatron.
     Holds for: what the program itself allocates, as `torch.cuda.memory_allocated` counts it.
+    `implementation="megatron"`: gradients are a buffer that is always there; forward and backward hold what the fused
+    kernels keep, and one layer more where it is recomputed. Temporaries inside a layer are left out, as in the paper.
     Not for:   the CUDA context, library workspaces, scratch inside a kernel, what the allocator rounds up.
     Sources:   pytorch_autograd, pytorch_optim
     """
@@ -67,11 +70,17 @@ def _course(
 def _pass(model: Model, training: Training, moment: str) -> Breakdown:
     """What forward or backward holds at a moment, beside weights, states and earlier gradients."""
     direction, _, point = moment.partition("_")
+    if training.implementation == "megatron":
+        kept = megatron_activations(model, training)
+        again = direction == BACKWARD and training.recompute == "full"
+        return kept + megatron_layer(model, training) if again else kept
     return alive_at(model, training, direction, highest=point == "peak")
 
 
 def _earlier(model: Model, training: Training, gradients: Breakdown) -> Breakdown:
     """Gradients of earlier micro-batches, or a buffer of fp32 gradients: they are there during forward and backward."""
+    if training.implementation == "megatron":
+        return gradients
     earlier = Breakdown("bytes")
     for case, where in cases(model, training):
         if case.accumulates:

@@ -155,7 +155,7 @@ def _position_bias(t: Pass, tokens: Sizes, causal: bool) -> Tensor:
 
 
 def _buckets(t: Pass, pair: Sizes, causal: bool) -> Storage:
-    """Sort the distances between tokens into buckets, near ones finely: tables of whole numbers, one after the other."""
+    """Sort the distances between tokens into buckets, near ones finely; in between stand tables as large as the result."""
 
     def table(name: str, dtype: str = "int64") -> Storage:
         return t.storage(name, pair, dtype)

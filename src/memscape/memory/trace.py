@@ -14,8 +14,9 @@ from itertools import product
 from typing import NamedTuple
 
 from memscape.breakdown import Quantity, chosen_by
-from memscape.memory.forward import Stage, recipe_of, stages
+from memscape.memory.forward import recipe_of, stages
 from memscape.memory.passes import Pass
+from memscape.memory.stage import Stage
 from memscape.memory.tape import Block, Node, Tensor, amount
 from memscape.model import Model
 from memscape.problem import Problem
@@ -98,12 +99,11 @@ class Trace:
         logits, loss, shared = self._forward({each.name: each for each in layers})
         self._close()
         self.kept = {name: list(self._kept(name)) for name in self.spans}
-        if loss.node is not None:
-            loss.node.gradients[0] = self.tape.storage("gradient of the loss", {"numbers": 1}, loss.dtype)
         held: list[object] = [logits, loss, self.tape.outputs, shared]
-        del logits, loss, shared
         self.tape.outputs = []
-        self._backward(held)
+        ends = [loss.node] if loss.node else []
+        del logits, loss, shared
+        self._backward(held, ends)
         self.sizes = [amount(block) for block in self.tape.blocks]
 
     # running
@@ -161,10 +161,15 @@ class Trace:
         t = self.tape
         t.tables, t.mask, t.position_bias, t.places, t.masks = [], None, None, None, {}
 
-    def _backward(self, held: list[object]) -> None:
+    def _backward(self, held: list[object], ends: list[Node]) -> None:
         t = self.tape
         for name, span in reversed(self.spans.items()):
             t.scope, first = name, len(t.events)
+            if name == HEAD and ends:
+                end = ends.pop()
+                end.gradients[0] = t.storage("gradient of the loss", *end.result)
+                held.insert(0, end.gradients[0])
+                del end
             if name == EMBEDDING:
                 self._forget()
                 held.pop()

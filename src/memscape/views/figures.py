@@ -38,7 +38,7 @@ LOGARITHMIC: Figure = {
 
 def memory_bar(served: Breakdown, capacity_bytes: float, devices: int, device: str) -> Figure:
     """Return one stacked bar of what is held against the memory of the devices, with a line at the end of each."""
-    scale, unit = _unit(max(served.total, capacity_bytes * devices))
+    scale, unit = scale_of(max(served.total, capacity_bytes * devices))
     parts = {part: size / scale for part, size in served.by("phase").items()}
     free = capacity_bytes * devices / scale - sum(parts.values())
     bars = [_segment(name_of(part), size, unit, f"var(--part-{part})") for part, size in parts.items()]
@@ -58,10 +58,12 @@ def memory_bar(served: Breakdown, capacity_bytes: float, devices: int, device: s
     return {"data": bars, "layout": layout}
 
 
-def _unit(largest: float) -> tuple[float, str]:
-    """The unit in which an axis stays below 2,000."""
+def scale_of(largest: float) -> tuple[float, str]:
+    """Return the unit in which an axis stays below 2,000, and its bytes."""
     return next(
-        (step, name) for step, name in ((1e9, "GB"), (1e12, "TB"), (1e15, "PB"), (1e18, "EB")) if largest < 2e3 * step
+        (step, name)
+        for step, name in ((1e6, "MB"), (1e9, "GB"), (1e12, "TB"), (1e15, "PB"), (1e18, "EB"))
+        if largest < 2e3 * step
     )
 
 
@@ -99,17 +101,27 @@ def groups(breakdown: Breakdown, unit: str) -> Figure:
 
 def precisions(sizes: Mapping[str, int], chosen: str) -> Figure:
     """Return the size of the weights in each precision, the chosen one in the part's colour."""
+    return _sizes(sizes, chosen, "weights", "of weights")
+
+
+def optimizers(sizes: Mapping[str, int], chosen: str) -> Figure:
+    """Return the size of the states of each optimizer, the chosen one in the part's colour."""
+    return _sizes(sizes, chosen, "optimizer_states", "of optimizer states")
+
+
+def _sizes(sizes: Mapping[str, int], chosen: str, part: str, title: str) -> Figure:
+    """One horizontal bar for each name, largest first."""
     names = sorted(sizes, key=lambda name: sizes[name])
-    colours = ["var(--part-weights)" if name == chosen else "var(--line)" for name in names]
+    scale, unit = scale_of(max(sizes.values()))
     bar = {
         "type": "bar",
         "orientation": "h",
-        "x": [units.gb(sizes[name]) for name in names],
+        "x": [sizes[name] / scale for name in names],
         "y": names,
-        "marker": {"color": colours},
-        "hovertemplate": "%{y}: %{x:,.2f} GB<extra></extra>",
+        "marker": {"color": [f"var(--part-{part})" if name == chosen else "var(--line)" for name in names]},
+        "hovertemplate": f"%{{y}}: %{{x:,.2f}} {unit}<extra></extra>",
     }
-    return {"data": [bar], "layout": _named_bars("GB of weights")}
+    return {"data": [bar], "layout": _named_bars(f"{unit} {title}")}
 
 
 def growth(
@@ -120,11 +132,26 @@ def growth(
     words, size = level
     flat = _line(words, (tokens[0], tokens[-1]), (size, size), 0)
     flat["line"] = {"width": 2, "color": "var(--part-weights)", "dash": "longdash"}
-    point = _line("chosen", here[:1], here[1:], 0) | {
+    return {"data": [*lines, flat, _point(here)], "layout": LOGARITHMIC}
+
+
+def lengths(curves: Mapping[str, Mapping[int, int]], here: tuple[int, int]) -> Figure:
+    """Return activations against the length of a sequence, one line for each way, and the chosen point."""
+    lines = [_line(name, [*sizes], [*sizes.values()], place) for place, (name, sizes) in enumerate(curves.items())]
+    axis = LOGARITHMIC["xaxis"] | {
+        "tickvals": [2**power for power in range(7, 18, 2)],
+        "ticktext": ["128", "512", "2k", "8k", "32k", "128k"],
+        "title": {"text": "tokens in each sequence", "standoff": 8},
+    }
+    high = LOGARITHMIC["yaxis"] | {"title": {"text": "GB kept of one sequence", "standoff": 4}}
+    return {"data": [*lines, _point(here)], "layout": LOGARITHMIC | {"xaxis": axis, "yaxis": high}}
+
+
+def _point(here: tuple[int, int]) -> Figure:
+    return _line("chosen", here[:1], here[1:], 0) | {
         "mode": "markers",
         "marker": {"size": 13, "color": "var(--accent)", "line": {"width": 2, "color": "var(--card)"}},
     }
-    return {"data": [*lines, flat, point], "layout": LOGARITHMIC}
 
 
 def _line(name: str, tokens: Sequence[int], sizes: Sequence[int], place: int) -> Figure:

@@ -15,7 +15,10 @@ from memscape.memory.weights import quantised_groups, title
 from memscape.model import Model, scaled
 from memscape.views import controls, figures, scenario, text
 from memscape.views.charts import Chart
+from memscape.views.training_pages import activations, training
 from memscape.workload import Inference
+
+__all__ = ["activations", "index", "kv_cache", "parameters", "training"]
 
 PERCENT = (25, 50, 100, 200, 400)
 RESERVES = (0, 5, 10, 15, 20, 30)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import memscape as ms
@@ -17,6 +18,17 @@ from memscape.views.controls import Control
 CONTEXTS = tuple(2**power for power in range(7, 21))
 SEQUENCES = tuple(2**power for power in range(11))
 OWN = "your-file"
+MICRO_BATCHES = tuple(2**power for power in range(8))
+LENGTHS = tuple(2**power for power in range(7, 18))
+RANKS = tuple(2**power for power in range(9))
+TRAINED_IN = {
+    "fp32": "FP32 throughout",
+    "bf16": "BF16 throughout",
+    "bf16-autocast": "FP32 weights, BF16 compute (autocast)",
+    "bf16-mixed": "BF16 beside FP32 master weights (mixed)",
+}
+ATTENTION = {"sdpa": "one fused kernel", "eager": "step by step (eager)"}
+METHODS = {"full": "all parameters", "lora": "LoRA adapters", "qlora": "QLoRA: adapters on 4-bit weights"}
 
 
 class ModelChoice:
@@ -72,3 +84,42 @@ def context() -> Control:
 def sequences() -> Control:
     """Return the slider for the conversations that run at once."""
     return controls.slider("sequences", "Conversations at once", SEQUENCES, 16)
+
+
+def named(options: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return what a menu offers, from the names that the package knows and the words for them."""
+    return [(words, name) for name, words in options.items()]
+
+
+def micro_batch() -> Control:
+    """Return the slider for the sequences of one forward and backward pass."""
+    return controls.slider("micro_batch", "Sequences at once (micro-batch)", MICRO_BATCHES, 1)
+
+
+def length() -> Control:
+    """Return the slider for the length of a training sequence."""
+    return controls.slider("sequence_tokens", "Tokens in each sequence", LENGTHS, 2048)
+
+
+def trained_in() -> Control:
+    """Return the choice of the precision that is trained in."""
+    return controls.choice("training_precision", "Numbers", named(TRAINED_IN), "bf16")
+
+
+def attention() -> Control:
+    """Return the choice of how attention is computed."""
+    return controls.choice("attention", "Attention", named(ATTENTION), "sdpa")
+
+
+def checkpointing() -> Control:
+    """Return the switch for gradient checkpointing."""
+    return controls.switch(
+        "checkpointing", "Gradient checkpointing: keep each layer's input, compute the rest again", False
+    )
+
+
+def optimizers() -> Control:
+    """Return the choice of an optimizer."""
+    return controls.choice(
+        "optimizer", "Optimizer", [(row["title"], row["name"]) for row in tables.rows("optimizers")], "adamw"
+    )

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 from memscape import tables, units
-from memscape.breakdown import Breakdown, Term, latex
+from memscape.breakdown import Breakdown, Quantity, Term, latex
 
 PHASE_NAMES = {
     "weights": "Weights",
@@ -97,8 +97,7 @@ def _part(breakdown: Breakdown, by: str, part: str, value: float) -> str:
     first = inner.terms[0]
     colour = f"group-{first.group}" if by == "group" else f"part-{first.phase}"
     return (
-        f"<details data-part='{escape(part)}'><summary class='row'><span><i class='swatch' "
-        f"style='background:var(--{escape(colour)})'></i>{escape(name_of(part))}"
+        f"<details data-part='{escape(part)}'><summary class='row'><span>{swatch(colour)}{escape(name_of(part))}"
         f"</span><span>{amount(value, breakdown.unit)}</span><span class='share'>{share}</span></summary>"
         f"{opened}</details>"
     )
@@ -116,6 +115,76 @@ def _term_row(term: Term, unit: str) -> Sequence[str]:
         units.exact(term.amount) + spread,
         source(term.source),
     )
+
+
+def tensors(layers: Mapping[tuple[str, Quantity], Breakdown]) -> Html:
+    """Return kept tensors as tables, one for each kind of layer: shape, type, bytes, why each is kept."""
+    tables_of_layers = []
+    for (name, count), kept in layers.items():
+        rows = [
+            (escape(tensor_name(term)), shape(term), term.dtype, units.exact(term.amount), escape(term.because))
+            for term in kept
+        ]
+        body = _table(("Tensor", "Shape", "Type", "Bytes", "Why it is kept"), rows, "tensors")
+        tables_of_layers.append(f"<h3>{_layer_title(name, count)}: {amount(kept.total, kept.unit)}</h3>{body}")
+    return Html("".join(tables_of_layers))
+
+
+def _layer_title(name: str, count: Quantity) -> str:
+    if not name:
+        return "Once for the whole model"
+    return escape(f"Each of the {count:,} {name.replace('_', ' ')}" if count > 1 else f"The one of {name}")
+
+
+def tensor_name(term: Term) -> str:
+    """Return the name of a tensor, with the part that makes it where it has one."""
+    return term.name.removeprefix(": ")
+
+
+def shape(term: Term) -> str:
+    """Return the sizes of a tensor in the letters of the glossary; a plain number shows itself."""
+    sizes = {name: size for name, size in term.factors.items() if name != "bytes_per_element"}
+    known = tables.by_key("symbols")
+    return " × ".join(symbol_html(name) if name in known else units.exact(size) for name, size in sizes.items())
+
+
+def letters(breakdown: Breakdown) -> Html:
+    """Return the letters of a breakdown's shapes with their numbers here and their meaning."""
+    glossary = tables.by_key("symbols")
+    used = {name: size for term in breakdown for name, size in term.factors.items() if name in glossary}
+    used.pop("bytes_per_element", None)
+    rows = [(symbol_html(name), units.exact(size), escape(glossary[name]["meaning"])) for name, size in used.items()]
+    return _table(("Letter", "Here", "Meaning"), rows, "symbols")
+
+
+def compared(ways: Mapping[str, Breakdown], chosen: str) -> Html:
+    """Return the groups of several breakdowns side by side, one column each; the chosen one stands out."""
+    columns = {name: way.by("group") for name, way in ways.items()}
+    totals = {name: way.total for name, way in ways.items()}
+    present = {group for way in columns.values() for group in way}
+    groups = [*(group for group in GROUP_NAMES if group in present), *sorted(present - GROUP_NAMES.keys())]
+
+    def row(first: str, sizes: Mapping[str, Quantity | None]) -> list[str]:
+        cells = {name: "–" if size is None else units.amount(size) for name, size in sizes.items()}
+        return [first, *(f"<b>{cell}</b>" if name == chosen else cell for name, cell in cells.items())]
+
+    rows = [
+        row(f"{swatch(f'group-{group}')}{name_of(group)}", {name: way.get(group) for name, way in columns.items()})
+        for group in groups
+    ]
+    return _table(("Part", *ways), [*rows, row("<b>Together</b>", totals)], "compared")
+
+
+def swatch(colour: str) -> str:
+    """Return a small patch of a part's colour."""
+    return f"<i class='swatch' style='background:var(--{escape(colour)})'></i>"
+
+
+def largest(breakdown: Breakdown) -> str:
+    """Return the largest term in words: its name, its shape and type where it is a tensor, its amount."""
+    term = max(breakdown, key=lambda term: float(term.amount))
+    what = f", {shape(term)} in {term.dtype}" if term.dtype else ""
+    return f"{escape(tensor_name(term))}{what}, {units.amount(term.amount)}"
 
 
 def symbol_html(name: str) -> str:
