@@ -324,6 +324,7 @@ FAMILIES: Mapping[str, Blocks] = {
         "shared_ffn_size": size("ffn_size"),
         "attention_kinds": attention_of(llama4_attention),
         "window": optional("attention_chunk_size", 0),
+        "rotary": smollm3_rotary,
         "mlp_bias": False,
         "traits": traits("use_qk_norm", "attn_temperature_tuning"),
     },

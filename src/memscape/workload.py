@@ -221,10 +221,8 @@ def _check_batch(training: Training) -> None:
         return
     uneven = training.global_batch % training.micro_batch != 0
     if uneven.any() if hasattr(uneven, "any") else uneven:
-        raise Problem(
-            f"global_batch {str(training.global_batch)[:40]} is no whole number of micro-batches of "
-            f"{str(training.micro_batch)[:40]}; use a multiple"
-        )
+        sizes = str(training.global_batch)[:40], str(training.micro_batch)[:40]
+        raise Problem(f"global_batch {sizes[0]} is no multiple of micro_batch {sizes[1]}; use one that is")
 
 
 def _check_together(training: Training) -> None:

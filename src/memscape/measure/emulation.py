@@ -26,7 +26,7 @@ FULL = """
     normalize pdist poisson_nll_loss pow prod reciprocal renorm rms_norm rsqrt sinh smooth_l1_loss soft_margin_loss
     softmax softmin softplus sum tan triplet_margin_loss
 """
-CASTS = {name: torch.bfloat16 for name in LOWER.split()} | {name: torch.float32 for name in FULL.split()}
+CASTS = dict.fromkeys(LOWER.split(), torch.bfloat16) | dict.fromkeys(FULL.split(), torch.float32)
 
 
 class AsCuda(TorchFunctionMode):

@@ -5,7 +5,6 @@ Needs torch (extra `measure`).
 
 from __future__ import annotations
 
-import gc
 import weakref
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -62,7 +61,6 @@ class Ledger(TorchDispatchMode):
 
     def restart(self) -> None:
         """Begin a new phase: its peak is at least what is alive now."""
-        gc.collect()
         self.peak, self.peak_at = self.live, len(self.events)
 
     def at_peak(self) -> list[Kept]:
@@ -100,7 +98,6 @@ class Gauge:
 
     def restart(self) -> None:
         """Begin a new phase."""
-        gc.collect()
         torch.cuda.synchronize(self.device)
         torch.cuda.reset_peak_memory_stats(self.device)
 

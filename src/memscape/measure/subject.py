@@ -74,7 +74,7 @@ def explained(device: str) -> Iterator[None]:
             raise Problem(f'{device} is too small for this ({why}); use fewer layers or device "meta"') from None
         except Problem:
             raise
-        except (ValueError, IndexError, NotImplementedError) as error:
+        except (ValueError, IndexError, RuntimeError) as error:
             why = str(error).split(". ")[0].strip()
             raise Problem(f"PyTorch or transformers cannot run this: {why}; ask for something else") from error
 
@@ -91,6 +91,8 @@ def check_device(device: str) -> None:
 
 def shortened(config: Config, layers: int | None) -> dict[str, Any]:
     """Return the config with another depth; lists with one entry per layer are cut alike."""
+    if layers is not None and layers < 1:
+        raise Problem(f"a model of {layers} layers cannot be run; use at least 1")
     raw = copy.deepcopy(dict(config))
     full = next((raw[each] for each in DEPTHS if raw.get(each) is not None), None)
     if layers is None or layers == full:
@@ -121,8 +123,6 @@ def build(config: Config, run: Run) -> Any:
     """Return the model that a config describes, with random (on meta: no) weights, in train mode."""
     check_device(run.device)
     raw = shortened(config, run.layers)
-    if run.layers is not None and run.layers < 1:
-        raise Problem(f"a model of {run.layers} layers cannot be run; use at least 1")
     for key in ("torch_dtype", "dtype", "quantization_config"):
         raw.pop(key, None)
     kind = model_class(raw)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from memscape import tables
 from memscape.breakdown import Breakdown, Quantity, Term, maximum, minimum, product
 from memscape.catalog import precision
-from memscape.memory.kept import kept_tensors
+from memscape.memory.forward import RECIPES
+from memscape.memory.kept import kept_tensors, prefill_at_highest
 from memscape.memory.megatron import megatron_activations
 from memscape.memory.tensors import Sizes
 from memscape.model import Model
@@ -20,7 +21,8 @@ def activations(model: Model, workload: Inference | Training, layout: Layout | N
     """Count the bytes of activations: for inference the highest point of prefill, for training what backward needs.
 
     For training see `kept_tensors` (transformers) and `megatron_activations` (fused kernels; it alone takes a layout so
-    far). The rest of this text is about inference, where one layer at a time is computed.
+    far). With `engine="transformers"` a prompt is read in one pass and every tensor alive at its highest point is a term
+    (`prefill_at_highest`). The rest of this text is about other engines, which compute one layer at a time.
 
         T · (c · h + widest) · w  +  sequences · V · 4      [bytes], T tokens in one forward pass
 
@@ -38,6 +40,8 @@ def activations(model: Model, workload: Inference | Training, layout: Layout | N
         raise Problem('a layout is known for implementation "megatron" alone so far; leave it out')
     if isinstance(workload, Training):
         return kept_tensors(model, workload)
+    if workload.engine == "transformers" and workload.prefill_tokens is None and model.family in RECIPES:
+        return prefill_at_highest(model, workload)
     tokens = _tokens_in_pass(workload, workload.sequences * workload.prompt_tokens)
     return _alive(model, workload, tokens)
 

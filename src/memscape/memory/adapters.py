@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from memscape.breakdown import Quantity, product
-from memscape.catalog import Part, precision
-from memscape.memory.modules import Run, Stored, runs, stored
+from memscape.breakdown import Quantity
+from memscape.memory.modules import Run, Stored, remembered, runs, stored
 from memscape.memory.tensors import Sizes
 from memscape.model import Model
 from memscape.problem import Problem, one_of
-from memscape.workload import ALL_LINEAR, Training
+from memscape.workload import Training
 
 
 def adapted(model: Model, training: Training) -> tuple[Stored, ...]:
@@ -22,19 +21,24 @@ def adapted(model: Model, training: Training) -> tuple[Stored, ...]:
     Raises: Problem for a name that no layer has, and for a rank above the smaller side of a matrix (not of a router).
     Source: hu2021, peft
     """
+    return _adapted(model, training.lora_rank, training.lora_targets)
+
+
+@remembered
+def _adapted(model: Model, rank: Quantity, asked: tuple[str, ...] | str) -> tuple[Stored, ...]:
     known = [tensor for tensor in stored(model) if _may_adapt(tensor)]
     former = {name for tensor in known for name in tensor.former_names}
-    if training.lora_targets == ALL_LINEAR:
-        targets = {path for tensor in known for path in _paths(tensor) if tensor.name != "output head"} | former
+    if isinstance(asked, str):
+        chosen = [t for t in known if t.former_names or not (t.name == "output head" or _ends_in(t.module, former))]
     else:
-        targets = set(training.lora_targets)
-        for target in training.lora_targets:
+        chosen = [tensor for tensor in known if any(_meant(tensor, target, former) for target in asked)]
+        for target in asked:
             if not any(_meant(tensor, target, former) for tensor in known):
                 raise Problem(f'{model.label} has no linear layer "{target[:40]}"; it has {one_of(_leaves(known), 20)}')
-    chosen = [tensor for tensor in known if any(_meant(tensor, target, former) for target in targets)]
+        for tensor in chosen:
+            _check_whole(tensor, asked)
     for tensor in chosen:
-        _check_whole(tensor, targets)
-        _check_rank(model, training.lora_rank, tensor)
+        _check_rank(model, rank, tensor)
     return tuple(chosen)
 
 
@@ -44,13 +48,13 @@ def _may_adapt(tensor: Stored) -> bool:
 
 def _meant(tensor: Stored, target: str, former: set[str]) -> bool:
     """Whether a target names this tensor; a former name of stacked tensors means them and nothing else."""
-    taken = [name for name in former if _ends(target, name)]
+    taken = _ends_in(target, former)
     if taken:
-        return any(name in tensor.former_names for name in taken)
-    return tensor.kind == "linear" and any(_ends(path, target) for path in _paths(tensor))
+        return taken in tensor.former_names
+    return tensor.kind == "linear" and _ends(tensor.module, target)
 
 
-def _check_whole(tensor: Stored, targets: set[str]) -> None:
+def _check_whole(tensor: Stored, targets: tuple[str, ...]) -> None:
     """Matrices that are stored as one can only be adapted together."""
     missing = [name for name in tensor.former_names if not any(_ends(target, name) for target in targets)]
     if missing:
@@ -62,17 +66,11 @@ def _check_whole(tensor: Stored, targets: set[str]) -> None:
 
 def adapter_runs(model: Model, training: Training) -> tuple[Run, ...]:
     """Return the adapters' tensors in the order in which an optimizer meets them: A, then B, layer by layer."""
-    chosen = {(tensor.module, tensor.name, tensor.place) for tensor in adapted(model, training)}
-    found = []
-    for run in runs(model):
-        pairs = [
-            each
-            for tensor in run.tensors
-            if (tensor.module, tensor.name, tensor.place) in chosen
-            for each in pair(tensor, training.lora_rank)
-        ]
-        found.append(Run(tuple(pairs), run.repeats))
-    return tuple(found)
+    pairs = {_key(tensor): pair(tensor, training.lora_rank) for tensor in adapted(model, training)}
+    return tuple(
+        Run(tuple(each for tensor in run.tensors for each in pairs.get(_key(tensor), ())), run.repeats)
+        for run in runs(model)
+    )
 
 
 def adapters(model: Model, training: Training) -> tuple[Stored, ...]:
@@ -93,27 +91,23 @@ def pair(tensor: Stored, rank: Quantity) -> tuple[Stored, Stored]:
     return side("A", tensor.columns, thin), side("B", thin, tensor.rows)
 
 
-def dequantised(model: Model, training: Training) -> tuple[Stored, Part | None] | None:
-    """Return the largest quantised matrix that a linear layer multiplies with, and the second scale beside it."""
-    base = precision(training.base_precision)
-    quantised = [t for t in stored(model) if t.kind == "linear" and t.rows and t.group in base.quantises]
-    if not quantised:
-        return None
-    second = next((part for part in base.parts if part.name == "second scale"), None)
-    return max(quantised, key=lambda tensor: int(product(tensor.shape))), second
+def _key(tensor: Stored) -> tuple[str, str, str]:
+    return tensor.module, tensor.name, tensor.place
 
 
 def _ends(path: str, name: str) -> bool:
     return path == name or path.endswith(f".{name}")
 
 
-def _paths(tensor: Stored) -> list[str]:
-    return [tensor.module] if tensor.kind == "linear" else []
+def _ends_in(path: str, names: set[str]) -> str:
+    """Return the name that is the last word of a path; "" if none is."""
+    leaf = path.rpartition(".")[2]
+    return leaf if leaf in names else ""
 
 
 def _leaves(known: list[Stored]) -> list[str]:
     """The last words of the paths, as users write them."""
-    names = [path.rpartition(".")[2] for tensor in known for path in _paths(tensor)]
+    names = [tensor.module.rpartition(".")[2] for tensor in known if tensor.kind == "linear"]
     return list(dict.fromkeys(names + [name for tensor in known for name in tensor.former_names]))
 
 

@@ -164,8 +164,11 @@ def output(t: Pass, x: Tensor) -> Tensor:
 
 
 def repeated(t: Pass, x: Tensor, name: str) -> Tensor:
-    """Copy each key or value head for all its query heads."""
-    return t.repeat(x, name, {**t.queries, "head_dim": x.columns["head_dim"]}) if t.grouped else x
+    """Copy each key or value head for all its query heads; a single one is looked at by all of them."""
+    columns = {"heads": t.model.heads, **_width(x)}
+    if t.grouped and t.model.kv_heads == 1:
+        return t.shown(x, columns)
+    return t.repeat(x, name, columns) if t.grouped else x
 
 
 def eager(
@@ -212,16 +215,18 @@ def capped(t: Pass, x: Tensor, name: str) -> Tensor:
 
 def fused(t: Pass, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, None]:
     """Attention in the kernel that PyTorch chooses on CUDA."""
+    masked = t.mask is not None or _width(q) != _width(v) or t.model.head_dim > 256
+    if masked:
+        k, v = repeated(t, k, "key, repeated"), repeated(t, v, "value, repeated")
     q, k, v = t.lower(q), t.lower(k), t.lower(v)
-    apart = _width(q) != _width(v) or t.model.head_dim > 256
-    if t.mask is not None or q.dtype == FP32 or apart:
-        if t.grouped:
-            k, v = repeated(t, k, "key, repeated"), repeated(t, v, "value, repeated")
-        mask = t.mask
-        if mask is not None and mask.dtype == "bool":
-            mask = t.free("mask", t.rows, mask.columns, q.dtype)
-        return t.efficient(q, k, v, mask), None
-    return t.flash(q, k, v), None
+    if not masked and q.dtype != FP32:
+        return t.flash(q, k, v), None
+    if t.grouped and not masked:
+        k, v = t.repeat(k, "key, repeated", t.queries), t.repeat(v, "value, repeated", t.queries)
+    mask = t.mask
+    if mask is not None and mask.dtype == "bool":
+        mask = t.free("mask", t.rows, mask.columns, q.dtype)
+    return t.efficient(q, k, v, mask), None
 
 
 def attend(t: Pass, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -248,8 +253,11 @@ def gelu_written_out(t: Pass, x: Tensor) -> Tensor:
     """0.5 · x · (1 + tanh(c · (x + 0.0447 · x³))), operator by operator."""
     half = t.scaled(x, "half of x")
     inner = t.scaled(t.function(x, "x cubed", scratch=2, wide=True), "cube × constant")
-    inner = t.scaled(t.add(x, inner, "x + cube"), "argument of tanh")
-    return t.multiply(half, t.scaled(t.function(inner, "tanh", keep="result"), "1 + tanh"), "activated")
+    inner = t.add(x, inner, "x + cube")
+    inner = t.scaled(inner, "argument of tanh")
+    inner = t.function(inner, "tanh", keep="result")
+    inner = t.scaled(inner, "1 + tanh")
+    return t.multiply(half, inner, "activated")
 
 
 def gelu_fast(t: Pass, x: Tensor) -> Tensor:
@@ -307,8 +315,14 @@ def masks(t: Pass, *also: str) -> None:
 
 
 def logits(t: Pass, x: Tensor) -> Tensor:
-    """Multiply by the output head; a tied head is the table of the words."""
+    """Multiply by the output head; a tied head is the table of the words. An answer needs the last word's alone.
+
+    What the layers gave is held until the loss is there.
+    """
     t.part = "head"
+    t.frame = t.frame or [x]
+    if not t.learning and t.model.causal:
+        x = t.view(x, rows={"micro_batch": t.training.micro_batch}, layout="part")
     return t.linear(x, {"vocab_size": t.model.vocab_size}, "logits", t.model.head_bias, matrix=t.tied)
 
 

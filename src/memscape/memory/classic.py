@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from memscape.memory import blocks
 from memscape.memory.blocks import ATTENTION_NORM, MLP_NORM, Heads, Pass
-from memscape.memory.operators import FOR_OWN, FP32, NEW
+from memscape.memory.operators import BF16, FOR_OWN, FP32, NEW
 from memscape.memory.tape import Sizes, Tensor
 from memscape.model import LayerKind
 
@@ -31,6 +31,23 @@ def position_bias(t: Pass, rows: Sizes, tokens: Sizes, dtype: str) -> Tensor:
     """One number per head and key, which grows with the distance (ALiBi)."""
     t.part = "mask"
     return t.free("position bias", rows, {"heads": t.model.heads, **tokens}, dtype)
+
+
+def hold_weights(t: Pass, dtype: str = "") -> None:
+    """Hold attention weights as of a layer before: a checkpointed layer finds them, and leaves its own."""
+    if t.training.recompute == "full" and not t.sdpa and t.model.layers > 1:
+        t.part = "attention"
+        columns = {"heads": t.model.heads, "key_tokens": t.training.sequence_tokens}
+        t.frame.append(t.free("attention weights", t.rows, columns, dtype or (BF16 if t.autocast else t.weights)))
+
+
+def replace_weights(t: Pass, weights: Tensor | None) -> None:
+    """Hold a layer's attention weights, which it returned, in place of those of the layer before."""
+    if weights is None or t.keeping:
+        return
+    if t.frame and "key_tokens" in t.frame[-1].columns:
+        t.frame.pop()
+    t.frame.append(weights)
 
 
 # OPT
@@ -101,6 +118,7 @@ def bloom_embed(t: Pass) -> Tensor:
     slopes = t.free("slopes", {}, {"heads": t.model.heads}, FP32)
     blocks.eager_mask(t)
     t.frame = [words, slopes]
+    hold_weights(t)
     return x
 
 
@@ -142,13 +160,15 @@ def bloom_layer(t: Pass, x: Tensor, _kind: LayerKind) -> Tensor:
     after = "apply_residual_connection_post_layernorm" in t.model.traits
     normed = blocks.layer_norm(t, x, ATTENTION_NORM)
     residual = normed if after else x
-    attended, _weights = bloom_attention(t, normed, residual)
+    attended, weights = bloom_attention(t, normed, residual)
     normed = blocks.layer_norm(t, attended, MLP_NORM)
     residual = normed if after else attended
     t.part = "mlp"
     x = bloom_gelu(t, t.linear(normed, {"ffn_size": t.model.ffn_size}, "up", t.model.mlp_bias))
     x = t.linear(x, t.hidden, "down", t.model.mlp_bias)
-    return t.add(residual, t.dropout(x, t.rate("hidden"), "residual dropout"), "residual stream")
+    x = t.add(residual, t.dropout(x, t.rate("hidden"), "residual dropout"), "residual stream")
+    replace_weights(t, weights)
+    return x
 
 
 # MPT
@@ -161,6 +181,7 @@ def mpt_embed(t: Pass) -> Tensor:
     t.part = "mask"
     t.mask = t.free("mask", t.rows, {"key_tokens": t.training.sequence_tokens}, "bool")
     t.tables = [t.mask]
+    hold_weights(t)
     return x
 
 
@@ -184,9 +205,11 @@ def mpt_attention(t: Pass, x: Tensor) -> Attended:
 def mpt_layer(t: Pass, x: Tensor, _kind: LayerKind) -> Tensor:
     """LayerNorm without bias before attention and MLP."""
     normed = blocks.layer_norm(t, x, ATTENTION_NORM)
-    attended, _weights = mpt_attention(t, normed)
+    attended, weights = mpt_attention(t, normed)
     x = t.add(t.dropout(attended, t.rate("hidden"), "residual dropout"), x, "residual stream")
     normed = blocks.layer_norm(t, x, MLP_NORM)
     t.part = "mlp"
     y = t.dropout(blocks.mlp(t, normed), t.rate("hidden"), "residual dropout")
-    return t.add(y, x, "residual stream")
+    x = t.add(y, x, "residual stream")
+    replace_weights(t, weights)
+    return x

@@ -7,7 +7,7 @@ from functools import partial
 
 from memscape.memory import blocks
 from memscape.memory.blocks import ATTENTION_NORM, MLP_NORM, Heads, Norm
-from memscape.memory.operators import FP32, NEW
+from memscape.memory.operators import NEW
 from memscape.memory.passes import Pass
 from memscape.memory.tape import Tensor
 from memscape.model import LayerKind
@@ -70,13 +70,6 @@ def turned(t: Pass, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
 def turned_in_part(t: Pass, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
     """Turn a part of each head."""
     return blocks.rotate_part(t, q, "query"), blocks.rotate_part(t, k, "key")
-
-
-def turned_wide(t: Pass, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-    """Turn whole heads by tables in fp32; the result is cast back."""
-    dtype = q.dtype
-    q, k = blocks.rotate(t, q, "query in fp32"), blocks.rotate(t, k, "key in fp32")
-    return t.cast(q, dtype, "query"), t.cast(k, dtype, "key")
 
 
 def unturned(_t: Pass, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
@@ -156,45 +149,6 @@ def fused_mlp(t: Pass, x: Tensor) -> Tensor:
     gate, up = t.split(t.linear(x, {"gate_and_up": 2, **inner}, "gate, up", t.model.mlp_bias), inner, inner)
     up = t.multiply(up, blocks.activated(t, gate), "gated")
     return t.linear(up, t.hidden, "down", t.model.mlp_bias)
-
-
-# OLMo
-
-
-def olmo_norm(t: Pass, x: Tensor, part: str) -> Tensor:
-    """The fused LayerNorm without weights, in fp32."""
-    t.part = part
-    dtype = x.dtype
-    return t.cast(blocks.layer_norm(t, t.cast(x, FP32, "input in fp32"), part), dtype, "output")
-
-
-def olmo_layer(t: Pass, x: Tensor, _kind: LayerKind) -> Tensor:
-    """Norms without weights; queries, keys and values may be clipped."""
-    return layer(t, x, partial(rotary_attention, heads=clipped_heads, turn=turned_wide), before=olmo_norm)
-
-
-def clipped_heads(t: Pass, x: Tensor) -> Heads:
-    """Queries, keys and values, each cut off in place at a limit: what was there before is kept."""
-    q, k, v = blocks.separate_heads(t, x)
-    if "clip_qkv" in t.model.traits:
-        q, k, v = t.function(q, "query, clipped"), t.function(k, "key, clipped"), t.function(v, "value, clipped")
-    return q, k, v
-
-
-def olmo_head(t: Pass, x: Tensor) -> Tensor:
-    """The last norm and the output head."""
-    return blocks.logits(t, olmo_norm(t, x, "final norm"))
-
-
-def olmo2_layer(t: Pass, x: Tensor, _kind: LayerKind) -> Tensor:
-    """Norms after attention and MLP, and one on all queries and one on all keys together."""
-    heads = partial(blocks.normed_heads, norm=partial(blocks.wide_norm, over=2))
-    return layer(t, x, partial(rotary_attention, heads=heads, turn=turned_wide), after=blocks.wide_norm)
-
-
-def olmo2_head(t: Pass, x: Tensor) -> Tensor:
-    """The last norm and the output head."""
-    return blocks.logits(t, blocks.wide_norm(t, x, "final norm"))
 
 
 # decoders with LayerNorm

@@ -15,16 +15,14 @@ from memscape.model import LayerKind, Model
 def bert_embed(t: Pass) -> Tensor:
     """Words, token types and positions; positions are a buffer of the model, all sequences share the token types."""
     t.part = "embedding"
-    t.frame = [_embedded(t, t.storage("token types", t.tokens, "int64"), None)]
-    return t.frame[0]
+    return _embedded(t, t.storage("token types", t.tokens, "int64"), None)
 
 
 def roberta_embed(t: Pass) -> Tensor:
     """As BERT, with positions counted for each sequence; so are the token types."""
     t.part = "embedding"
     places = t.storage("positions", t.rows, "int64")
-    t.frame = [_embedded(t, t.storage("token types", t.rows, "int64"), places)]
-    return t.frame[0]
+    return _embedded(t, t.storage("token types", t.rows, "int64"), places)
 
 
 def albert_embed(t: Pass) -> Tensor:
@@ -117,5 +115,4 @@ def masked_loss(t: Pass, logits: Tensor) -> Tensor:
     if t.model.pair_head:
         labels = t.storage("pair labels", {"micro_batch": t.training.micro_batch}, "int64")
         loss = t.add(loss, t.cross_entropy(t.outputs[-1], labels), "both losses")
-    t.frame = []
     return loss

@@ -44,7 +44,7 @@ def grouped(t: Pass, x: Tensor, routing: Routing, gate: Gate) -> Tensor:
     back = t.storage("order back", pairs, "int64")
     t.storage("numbers of the rows", pairs, "int64")
     weighted = gathered(t, weighted, back, pairs, "weighted rows, token by token")
-    total = t.made("sum over the experts of a token", [(t.wider(weighted), SAME)], rows=x.rows)
+    total = t.made("sum over the experts of a token", [(t.wider(weighted), NEW)], rows=x.rows)
     return t.cast(total, x.dtype, "output")
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from memscape.memory import blocks
 from memscape.memory.blocks import ATTENTION_NORM, MLP_NORM, Heads, Pass
-from memscape.memory.classic import Attended, position_bias, side_by_side
-from memscape.memory.operators import BF16, FP32, NEW, SAME
+from memscape.memory.classic import Attended, hold_weights, position_bias, replace_weights, side_by_side
+from memscape.memory.operators import FP32, NEW, SAME
 from memscape.memory.tape import Sizes, Tensor
 from memscape.model import LayerKind
 
@@ -24,6 +24,7 @@ def falcon_embed(t: Pass) -> Tensor:
     if "alibi" not in t.model.traits or t.training.recompute == "full":
         t.tables += tables
     t.frame += tables
+    hold_weights(t, t.weights)
     return x
 
 
@@ -37,7 +38,7 @@ def biased_mask(t: Pass) -> None:
 
 
 def linear(t: Pass, x: Tensor, out: Sizes, name: str, bias: bool) -> Tensor:
-    """Multiply by a weight, then add the bias; autocast does not remember the copy of the weight, which it transposes."""
+    """Multiply by a transposed weight, whose copy autocast makes anew each time; then add the bias."""
     x = t.linear(x, out, name)
     t.copies.pop((t.owner or t.scope, t.part, f"{name} weight"), None)
     return t.add(x, t.parameter(f"{name} bias", out), f"{name} with bias") if bias else x
@@ -163,11 +164,13 @@ def falcon_layer(t: Pass, x: Tensor, _kind: LayerKind) -> Tensor:
     new = t.model.cache_repeats_heads
     normed = blocks.layer_norm(t, x, ATTENTION_NORM)
     for_mlp = blocks.layer_norm(t, x, MLP_NORM) if new and t.model.norms_per_layer == 2 else normed
-    attended, _weights = attention(t, normed)
+    attended, weights = attention(t, normed)
     if not new and not t.model.parallel:
         residual = t.add(residual, t.dropout(attended, t.rate("attention"), "dropout"), "residual stream")
         for_mlp = blocks.layer_norm(t, residual, MLP_NORM)
     y = mlp(t, for_mlp)
     if new or t.model.parallel:
         y = in_place(t, y, (y, SAME), (attended, SAME if y.dtype == attended.dtype else NEW))
-    return t.add(residual, t.dropout(y, t.rate("hidden"), "residual dropout"), "residual stream")
+    x = t.add(residual, t.dropout(y, t.rate("hidden"), "residual dropout"), "residual stream")
+    replace_weights(t, weights)
+    return x

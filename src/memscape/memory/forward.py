@@ -69,13 +69,13 @@ GPT2 = Recipe(dense.gpt2_embed, dense.gpt2_layer, dense.layer_norm_head, hands_m
 BERT = Recipe(encoders.bert_embed, encoders.bert_layer, encoders.masked_head, encoders.masked_loss)
 ROBERTA = replace(BERT, embed=encoders.roberta_embed, head=partial(encoders.masked_head, gelu=True))
 ALBERT = replace(BERT, embed=encoders.albert_embed, layer=None, stages=encoders.albert_stages, checkpoints=False)
-T5 = Recipe(t5.encoder_embed, None, t5.t5_head, t5.t5_loss, stages=t5.t5_stages)
-SOFTMAX_MIXTURE = Recipe(mixtures.embed, mixtures.softmax_layer, dense.llama_head)
+T5 = Recipe(t5.encoder_embed, None, t5.t5_head, blocks.plain_loss, stages=t5.t5_stages)
+MIXTRAL = Recipe(mixtures.embed, mixtures.mixtral_layer, dense.llama_head)
 DEEPSEEK = Recipe(latent.embed, mixtures.deepseek_layer, dense.llama_head)
 OPT = Recipe(classic.opt_embed, classic.opt_layer, classic.head)
 GEMMA = Recipe(gemma.embed, gemma.gemma_layer, gemma.head)
 COHERE = Recipe(dense.rotary_embed, parallel.cohere_layer, parallel.cohere_head)
-OLMO = Recipe(partial(dense.rotary_embed, dtype=FP32), dense.olmo_layer, dense.olmo_head)
+OLMO = Recipe(partial(dense.rotary_embed, dtype=FP32), gemma.olmo_layer, gemma.olmo_head)
 LAYER_NORM = Recipe(dense.rotary_embed, dense.starcoder2_layer, dense.layer_norm_head)
 GPTJ = Recipe(neox.gptj_embed, neox.gptj_layer, classic.head, sdpa=False)
 
@@ -92,32 +92,32 @@ RECIPES: Mapping[str, Recipe] = {
     "gemma": GEMMA,
     "gemma2": replace(GEMMA, layer=gemma.gemma2_layer, sdpa=False),
     "gemma3_text": replace(GEMMA, layer=gemma.gemma3_layer),
-    "glm": replace(LLAMA, layer=gemma.glm_layer),
-    "glm4": replace(LLAMA, layer=gemma.glm4_layer),
-    "glm4_moe": replace(SOFTMAX_MIXTURE, layer=mixtures.glm_layer),
+    "glm": replace(LLAMA, embed=gemma.glm_embed, layer=gemma.glm_layer),
+    "glm4": replace(LLAMA, embed=gemma.glm_embed, layer=gemma.glm4_layer),
+    "glm4_moe": replace(MIXTRAL, layer=mixtures.glm_layer),
     "gpt2": GPT2,
     "gpt_neox": Recipe(neox.neox_embed, neox.neox_layer, classic.head),
     "gpt_oss": Recipe(mixtures.embed, mixtures.gpt_oss_layer, mixtures.gpt_oss_head, sdpa=False),
     "gptj": GPTJ,
     "granite": Recipe(partial(dense.rotary_embed, weighed=True), dense.granite_layer, dense.granite_head),
     "llama": LLAMA,
-    "llama4_text": replace(SOFTMAX_MIXTURE, layer=mixtures.llama4_layer),
+    "llama4_text": replace(MIXTRAL, layer=mixtures.llama4_layer),
     "mistral": LLAMA,
-    "mixtral": SOFTMAX_MIXTURE,
+    "mixtral": MIXTRAL,
     "mpt": Recipe(classic.mpt_embed, classic.mpt_layer, classic.head, sdpa=False),
     "mt5": T5,
     "nemotron": replace(LAYER_NORM, layer=dense.nemotron_layer, head=dense.nemotron_head),
     "olmo": OLMO,
-    "olmo2": replace(OLMO, layer=dense.olmo2_layer, head=dense.olmo2_head),
-    "olmoe": SOFTMAX_MIXTURE,
+    "olmo2": replace(OLMO, layer=gemma.olmo2_layer, head=gemma.olmo2_head),
+    "olmoe": replace(MIXTRAL, layer=mixtures.olmoe_layer),
     "opt": OPT,
     "phi": replace(LAYER_NORM, layer=parallel.phi_layer),
     "phi3": replace(LLAMA, layer=dense.phi3_layer),
     "phimoe": Recipe(mixtures.embed, mixtures.phimoe_layer, dense.layer_norm_head),
     "qwen2": LLAMA,
-    "qwen2_moe": replace(SOFTMAX_MIXTURE, layer=mixtures.qwen2_layer),
+    "qwen2_moe": replace(MIXTRAL, layer=mixtures.qwen2_layer, head=mixtures.qwen2_head),
     "qwen3": replace(LLAMA, layer=dense.qwen3_layer),
-    "qwen3_moe": SOFTMAX_MIXTURE,
+    "qwen3_moe": replace(MIXTRAL, layer=mixtures.qwen3_layer),
     "roberta": ROBERTA,
     "smollm3": replace(LLAMA, layer=dense.smollm3_layer),
     "stablelm": replace(LAYER_NORM, layer=parallel.stablelm_layer),

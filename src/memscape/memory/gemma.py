@@ -1,4 +1,4 @@
-"""Gemma and GLM-4, as transformers writes them: norms before and after, capped scores, pairs of neighbours that turn."""
+"""Gemma, GLM-4 and OLMo, as transformers writes them: norms in other places, positions in other ways than LLaMA."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from functools import partial
 
 from memscape.memory import blocks, dense
 from memscape.memory.blocks import KEY_NORM, QUERY_NORM, Heads, Norm
+from memscape.memory.operators import FP32
 from memscape.memory.passes import Pass
 from memscape.memory.tape import Tensor
 from memscape.model import LayerKind
@@ -64,6 +65,13 @@ def head(t: Pass, x: Tensor) -> Tensor:
 # GLM-4
 
 
+def glm_embed(t: Pass) -> Tensor:
+    """As LLaMA; no layer uses the shared tables as they are."""
+    x = dense.rotary_embed(t)
+    t.base_tables, t.tables = t.tables, []
+    return x
+
+
 def glm_layer(t: Pass, x: Tensor, _kind: LayerKind) -> Tensor:
     """Fused gate and up; neighbours of a part of each head turn (GLM-4 9B)."""
     return dense.layer(t, x, glm_attention, dense.fused_mlp, before=blocks.llama_norm)
@@ -80,6 +88,54 @@ def glm_attention(t: Pass, x: Tensor) -> tuple[Tensor, Tensor | None]:
 
 
 def _neighbours_turned(t: Pass, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-    tables = [t.free(f"{name} of neighbours", t.tokens, each.columns, each.dtype)
-              for name, each in zip(("cosine", "sine"), t.tables, strict=True)]
+    tables = [
+        t.free(f"{name} of neighbours", t.tokens, each.columns, each.dtype)
+        for name, each in zip(("cosine", "sine"), t.base_tables, strict=True)
+    ]
     return blocks.rotate_part(t, q, "query", tables), blocks.rotate_part(t, k, "key", tables)
+
+
+# OLMo
+
+
+def olmo_norm(t: Pass, x: Tensor, part: str) -> Tensor:
+    """The fused LayerNorm without weights, in fp32."""
+    t.part = part
+    dtype = x.dtype
+    return t.cast(blocks.layer_norm(t, t.cast(x, FP32, "input in fp32"), part), dtype, "output")
+
+
+def olmo_layer(t: Pass, x: Tensor, _kind: LayerKind) -> Tensor:
+    """Norms without weights; queries, keys and values may be clipped."""
+    return dense.layer(t, x, partial(dense.rotary_attention, heads=clipped_heads, turn=turned_wide), before=olmo_norm)
+
+
+def turned_wide(t: Pass, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    """Turn whole heads by tables in fp32; the result is cast back."""
+    dtype = q.dtype
+    q, k = blocks.rotate(t, q, "query in fp32"), blocks.rotate(t, k, "key in fp32")
+    return t.cast(q, dtype, "query"), t.cast(k, dtype, "key")
+
+
+def clipped_heads(t: Pass, x: Tensor) -> Heads:
+    """Queries, keys and values, each cut off in place at a limit: what was there before is kept."""
+    q, k, v = blocks.separate_heads(t, x)
+    if "clip_qkv" in t.model.traits:
+        q, k, v = t.function(q, "query, clipped"), t.function(k, "key, clipped"), t.function(v, "value, clipped")
+    return q, k, v
+
+
+def olmo_head(t: Pass, x: Tensor) -> Tensor:
+    """The last norm and the output head."""
+    return blocks.logits(t, olmo_norm(t, x, "final norm"))
+
+
+def olmo2_layer(t: Pass, x: Tensor, _kind: LayerKind) -> Tensor:
+    """Norms after attention and MLP, and one on all queries and one on all keys together."""
+    heads = partial(blocks.normed_heads, norm=partial(blocks.wide_norm, over=2))
+    return dense.layer(t, x, partial(dense.rotary_attention, heads=heads, turn=turned_wide), after=blocks.wide_norm)
+
+
+def olmo2_head(t: Pass, x: Tensor) -> Tensor:
+    """The last norm and the output head."""
+    return blocks.logits(t, blocks.wide_norm(t, x, "final norm"))

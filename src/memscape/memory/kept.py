@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from memscape import tables
-from memscape.breakdown import Breakdown, Quantity, Term
+from memscape.breakdown import Breakdown, Quantity, Term, maximum
 from memscape.memory.forward import recipe_of
 from memscape.memory.passes import group_of
 from memscape.memory.tape import BYTES, Block
-from memscape.memory.trace import EMBEDDING, HEAD, Trace, cases, trace
+from memscape.memory.trace import EMBEDDING, FORWARD, HEAD, Trace, cases, trace
 from memscape.memory.training_states import check
 from memscape.model import Model
-from memscape.workload import Training
+from memscape.workload import Inference, Training
 
 SOURCE = "pytorch_autograd"
 # words that tell alike layers apart by their place
@@ -85,6 +85,26 @@ def alive_at(model: Model, training: Training, direction: str, highest: bool) ->
         place = step.peak(direction).place if highest else None
         for each, share in _places(place):
             result += limited(limited(Breakdown("bytes", tuple(_alive(step, direction, each))), share), where)
+    return result
+
+
+def prefill_at_highest(model: Model, inference: Inference) -> Breakdown:
+    """Return the tensors alive at the highest point of reading a prompt in one pass, as transformers does.
+
+    Keys and values are alive here while their layer computes; the cache that keeps them is counted by `kv_cache`.
+    """
+    reading = Training(
+        micro_batch=inference.sequences,
+        sequence_tokens=maximum(inference.prompt_tokens, 1),
+        precision="fp32" if inference.weights.lower() == "fp32" else "bf16",
+        attention=inference.attention,
+        dropout=0,
+    )
+    result = Breakdown("bytes", notes=remarks(model, reading))
+    for case, where in cases(model, reading):
+        step = trace(model, reading, case._replace(serves=True))
+        for each, share in _places(step.peak(FORWARD).place):
+            result += limited(limited(Breakdown("bytes", tuple(_alive(step, FORWARD, each))), share), where)
     return result
 
 

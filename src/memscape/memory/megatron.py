@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from memscape.breakdown import Breakdown, Quantity, Term, ceil_div
 from memscape.memory.tensors import Sizes
+from memscape.memory.training_states import check
 from memscape.model import Model
 from memscape.parallelism import Layout
 from memscape.problem import Problem, one_of
@@ -36,6 +37,7 @@ def megatron_activations(model: Model, training: Training, layout: Layout | None
     `training` is what one device of context parallelism has, `model` the layers of one pipeline stage.
     Sources:   korthikanti2022 sections 4.1 to 4.3 and 5, megatron_derived
     """
+    check(model, training)
     kept = _Kept(model, training, layout or Layout())
     terms = (*kept.embedding(), *kept.layers(), *kept.head())
     return Breakdown("bytes", terms, model.notes)

@@ -2,39 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 
-from memscape.memory import blocks, experts, latent, rotary, routers
-from memscape.memory.blocks import ATTENTION_NORM, MLP_NORM
+from memscape.memory import blocks, dense, experts, gemma, latent, rotary, routers
+from memscape.memory.blocks import ATTENTION_NORM, MLP_NORM, Norm
+from memscape.memory.dense import Attention, Step
 from memscape.memory.operators import FP32, NEW, REDUCED, SAME
 from memscape.memory.passes import Pass
 from memscape.memory.tape import Tensor
 from memscape.model import LayerKind
 
 Attended = tuple[Tensor, Tensor | None]
-Attention = Callable[[Pass, Tensor, LayerKind], Attended]
-Step = Callable[[Pass, Tensor], Tensor]
-Norm = Callable[[Pass, Tensor, str], Tensor]
 
 
-def mixture_layer(
+def layer(
     t: Pass, x: Tensor, kind: LayerKind, attention: Attention, mixture: Step, norm: Norm = blocks.llama_norm
 ) -> Tensor:
     """Norm, attention, add; norm, experts or MLP, add."""
-    residual = x
-    x = norm(t, x, ATTENTION_NORM)
-    x, _weights = attention(t, x, kind)
-    x = t.add(residual, x, "residual stream")
-    residual = x
-    x = norm(t, x, MLP_NORM)
-    x = mixture(t, x) if kind.moe else mlp(t, x)
-    return t.add(residual, x, "residual stream")
+    return dense.layer(t, x, attention, mixture if kind.moe else blocks.mlp, before=norm)
 
 
-def mlp(t: Pass, x: Tensor) -> Tensor:
-    """The MLP of a layer without experts."""
-    t.part = "mlp"
-    return blocks.mlp(t, x)
+# embedding and head
+
+
+def embed(t: Pass) -> Tensor:
+    """Words; masks for whole and local layers, and the rotary tables that all layers share."""
+    m = t.model
+    x = blocks.words(t, t.ids)
+    blocks.masks(t)
+    if m.family == "qwen2_moe" and m.window is None:
+        t.frame = [_mask_of_no_layer(t)]
+    if m.family == "llama4_text":
+        t.tables = [rotary.complex_table(t, {"head_dim": m.head_dim})]
+    else:
+        half = m.family == "gpt_oss"
+        t.tables = blocks.rotary_tables(t, {"half_head_dim": m.head_dim // 2} if half else {"rotary_dim": m.rotary_dim})
+    t.places = t.storage("positions", t.tokens, "int64")
+    return x
+
+
+def _mask_of_no_layer(t: Pass) -> Tensor:
+    """Qwen2 MoE makes the mask of sliding layers even where it has none."""
+    t.part = "mask"
+    keys = {"key_tokens": t.training.sequence_tokens}
+    return t.free("window", t.tokens, keys, "bool") if t.sdpa else t.free("mask", t.rows, keys, t.weights)
+
+
+def qwen2_head(t: Pass, x: Tensor) -> Tensor:
+    """The last norm, with which the model's own function ends, and the output head."""
+    x = blocks.llama_norm(t, x, "final norm")
+    t.frame = []
+    return blocks.logits(t, x)
+
+
+def gpt_oss_head(t: Pass, x: Tensor) -> Tensor:
+    """The last norm, whose weight multiplies in fp32, and the output head."""
+    return blocks.logits(t, blocks.wide_norm(t, x, "final norm"))
 
 
 # one mixture in place of an MLP
@@ -93,36 +116,31 @@ def llama4_mixture(t: Pass, x: Tensor) -> Tensor:
 # attention
 
 
-def attention(t: Pass, x: Tensor, _kind: LayerKind) -> Attended:
-    """Separate projections, norms on queries and keys where the family has them, rotary positions."""
-    q, k, v = heads(t, x)
-    turn = blocks.rotate if t.model.rotary_dim == t.model.head_dim else blocks.rotate_part
-    q, k = turn(t, q, "query"), turn(t, k, "key")
-    attended, weights = blocks.attend(t, q, k, v)
-    return blocks.output(t, attended), weights
+def qwen3_attention(t: Pass, x: Tensor) -> Attended:
+    """A norm on each query and key."""
+    return dense.rotary_attention(t, x, partial(blocks.normed_heads, norm=blocks.llama_norm))
 
 
-def heads(t: Pass, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values; the norms are over one head or over all heads at once."""
-    t.part = "attention"
-    if t.model.qk_norm == "none":
-        return blocks.separate_heads(t, x)
-    over = 1 if t.model.qk_norm == "head" else 2
-    q = t.linear(x, t.queries, "query", t.model.qkv_bias)
-    q = blocks.llama_norm(t, q, "query norm", over)
-    t.part = "attention"
-    k = t.linear(x, t.keys, "key", t.model.qkv_bias)
-    k = blocks.llama_norm(t, k, "key norm", over)
-    t.part = "attention"
-    return q, k, t.linear(x, t.keys, "value", t.model.qkv_bias)
+def olmoe_attention(t: Pass, x: Tensor) -> Attended:
+    """A norm on all queries of a token and one on all keys; queries, keys and values may be clipped."""
+
+    def heads(t: Pass, x: Tensor) -> blocks.Heads:
+        q, k, v = blocks.normed_heads(t, x, partial(blocks.llama_norm, over=2))
+        if "clip_qkv" in t.model.traits:
+            q, k, v = t.function(q, "query, clipped"), t.function(k, "key, clipped"), t.function(v, "value, clipped")
+        return q, k, v
+
+    return dense.rotary_attention(t, x, heads)
 
 
-def latent_attention(t: Pass, x: Tensor, _kind: LayerKind) -> Attended:
-    """DeepSeek's compressed keys and values."""
-    return latent.attention(t, x)
+def glm_attention(t: Pass, x: Tensor) -> Attended:
+    """A norm on each query and key in the larger model; a part of each head turns."""
+    normed = partial(gemma.heads_then_norms, norm=blocks.llama_norm)
+    heads = blocks.separate_heads if t.model.qk_norm == "none" else normed
+    return dense.rotary_attention(t, x, heads, dense.turned_in_part)
 
 
-def gpt_oss_attention(t: Pass, x: Tensor, _kind: LayerKind) -> Attended:
+def gpt_oss_attention(t: Pass, x: Tensor) -> Attended:
     """Scores stand beside a learned sink, which takes part in the softmax and is dropped."""
     t.part = "attention"
     q, k, v = blocks.separate_heads(t, x)
@@ -133,16 +151,13 @@ def gpt_oss_attention(t: Pass, x: Tensor, _kind: LayerKind) -> Attended:
 
 def _with_sinks(t: Pass, q: Tensor, k: Tensor, v: Tensor) -> Attended:
     k, v = blocks.repeated(t, k, "key, repeated"), blocks.repeated(t, v, "value, repeated")
-    keys, sinks = t.training.sequence_tokens, t.parameter("sinks", {"heads": t.model.heads})
-    scores = t.product(q, k, {"heads": t.model.heads, "key_tokens": keys}, "scores")
+    heads, keys = {"heads": t.model.heads}, t.training.sequence_tokens
+    scores = t.product(q, k, {**heads, "key_tokens": keys}, "scores")
     scores = t.scaled(scores, "scaled scores")
     scores = scores if t.mask is None else t.add(scores, t.mask, "masked scores")
-    beside = {"heads": t.model.heads, "keys_and_sink": keys + 1}
-    joint = t.made("scores and sink", [(scores, SAME), (sinks, NEW)], columns=beside)
-    place = t.storage("place of the largest score", {**q.rows, "heads": t.model.heads}, "int64")
-    largest = t.made("largest score", [(joint, NEW)], [(place, routers.PLACES)], columns={"heads": t.model.heads})
-    joint = t.made("scores below the largest", [(joint, SAME), (largest, REDUCED)])
-    del largest, place
+    sinks = t.parameter("sinks", heads)
+    joint = t.made("scores and sink", [(scores, SAME), (sinks, NEW)], columns={**heads, "keys_and_sink": keys + 1})
+    joint = t.made("scores below the largest", [(joint, SAME), (_largest(t, joint), REDUCED)])
     weights = t.softmax(joint, "attention weights and sink", joint.dtype)
     kept = t.view(t.stretch(weights, scores.columns), layout="heads")
     scores = t.cast(t.dropout(kept, t.rate("attention"), "attention dropout"), v.dtype, "attention weights")
@@ -150,16 +165,22 @@ def _with_sinks(t: Pass, q: Tensor, k: Tensor, v: Tensor) -> Attended:
     return t.copy(attended, "attended, token by token"), scores
 
 
-def llama4_attention(t: Pass, x: Tensor, kind: LayerKind) -> Attended:
-    """Chunked layers have rotary positions and norms without weights; the others scale queries by their position."""
+def _largest(t: Pass, x: Tensor) -> Tensor:
+    """The largest score of each query; its place is kept."""
+    heads = {"heads": t.model.heads}
+    place = t.storage("place of the largest score", {**x.rows, **heads}, "int64")
+    return t.made("largest score", [(x, NEW)], [(place, routers.PLACES)], columns=heads)
+
+
+def llama4_attention(t: Pass, x: Tensor, turned: bool) -> Attended:
+    """Layers with rotary positions have norms without weights; the others scale queries by their position."""
     t.part = "attention"
     q, k, v = blocks.separate_heads(t, x)
-    local = kind.attention == "chunked"
-    if local:
-        q, k = rotary.rotate_complex(t, q, k)
-    if local and "use_qk_norm" in t.model.traits:
+    if turned:
+        q, k = rotary.rotate_complex(t, q, k, together=True)
+    if turned and "use_qk_norm" in t.model.traits:
         q, k = blocks.bare_norm(t, q, "query"), blocks.bare_norm(t, k, "key")
-    if not local and "attn_temperature_tuning" in t.model.traits:
+    if not turned and "attn_temperature_tuning" in t.model.traits:
         _places = t.storage("positions", t.tokens, "int64")
         scale = t.free("scale of each position", t.tokens, {}, FP32)
         q = t.cast(t.turned(q, scale, "scaled query in fp32"), q.dtype, "scaled query")
@@ -167,63 +188,26 @@ def llama4_attention(t: Pass, x: Tensor, kind: LayerKind) -> Attended:
     return blocks.output(t, attended), weights
 
 
-# embedding, layers, head
+# layers
 
-
-def embed(t: Pass) -> Tensor:
-    """Words; masks for whole and local layers, and the rotary tables that all layers share."""
-    x = blocks.words(t, t.ids)
-    blocks.masks(t, *(("full", "sliding") if t.model.family == "qwen2_moe" else ()))
-    t.tables = tables(t)
-    t.places = t.storage("positions", t.tokens, "int64")
-    return x
-
-
-def tables(t: Pass) -> list[Tensor]:
-    """Cosines and sines, or complex numbers."""
-    m = t.model
-    if m.family == "llama4_text":
-        return [rotary.complex_table(t, {"head_dim": m.head_dim})]
-    if m.family == "gpt_oss":
-        return blocks.rotary_tables(t, {"half_head_dim": m.head_dim // 2})
-    return blocks.rotary_tables(t, {"rotary_dim": m.rotary_dim})
-
-
-def softmax_layer(t: Pass, x: Tensor, kind: LayerKind) -> Tensor:
-    """Mixtral, Qwen3 MoE, OLMoE."""
-    return mixture_layer(t, x, kind, attention, softmax_mixture)
-
-
-def qwen2_layer(t: Pass, x: Tensor, kind: LayerKind) -> Tensor:
-    """Qwen2 MoE."""
-    return mixture_layer(t, x, kind, attention, qwen2_mixture)
-
-
-def glm_layer(t: Pass, x: Tensor, kind: LayerKind) -> Tensor:
-    """GLM-4.5."""
-    return mixture_layer(t, x, kind, attention, deepseek_mixture)
-
-
-def deepseek_layer(t: Pass, x: Tensor, kind: LayerKind) -> Tensor:
-    """DeepSeek-V2 and -V3."""
-    return mixture_layer(t, x, kind, latent_attention, deepseek_mixture)
-
-
-def gpt_oss_layer(t: Pass, x: Tensor, kind: LayerKind) -> Tensor:
-    """gpt-oss: the weight of its norms multiplies in fp32."""
-    return mixture_layer(t, x, kind, gpt_oss_attention, gpt_oss_mixture, blocks.wide_norm)
-
-
-def gpt_oss_head(t: Pass, x: Tensor) -> Tensor:
-    """The last norm and the output head."""
-    return blocks.logits(t, blocks.wide_norm(t, x, "final norm"))
-
-
-def phimoe_layer(t: Pass, x: Tensor, kind: LayerKind) -> Tensor:
-    """Phi-3.5-MoE."""
-    return mixture_layer(t, x, kind, attention, phimoe_mixture, blocks.layer_norm)
+mixtral_layer = partial(layer, attention=dense.rotary_attention, mixture=softmax_mixture)
+qwen2_layer = partial(layer, attention=dense.rotary_attention, mixture=qwen2_mixture)
+qwen3_layer = partial(layer, attention=qwen3_attention, mixture=softmax_mixture)
+olmoe_layer = partial(layer, attention=olmoe_attention, mixture=softmax_mixture)
+glm_layer = partial(layer, attention=glm_attention, mixture=deepseek_mixture)
+deepseek_layer = partial(layer, attention=latent.attention, mixture=deepseek_mixture)
+gpt_oss_layer = partial(layer, attention=gpt_oss_attention, mixture=gpt_oss_mixture, norm=blocks.wide_norm)
+phimoe_layer = partial(layer, attention=dense.rotary_attention, mixture=phimoe_mixture, norm=blocks.layer_norm)
 
 
 def llama4_layer(t: Pass, x: Tensor, kind: LayerKind) -> Tensor:
-    """Llama 4."""
-    return mixture_layer(t, x, kind, llama4_attention, llama4_mixture)
+    """As the others, but what was attended lives until the layer ends."""
+    residual = x
+    x = blocks.llama_norm(t, x, ATTENTION_NORM)
+    attended, _weights = llama4_attention(t, x, kind.rotary)
+    x = t.add(residual, attended, "residual stream")
+    residual = x
+    x = blocks.llama_norm(t, x, MLP_NORM)
+    t.part = "mlp"
+    x = llama4_mixture(t, x) if kind.moe else blocks.mlp(t, x)
+    return t.add(residual, x, "residual stream")

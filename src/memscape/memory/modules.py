@@ -7,9 +7,11 @@ the sizes are those of `memory/tensors.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache, wraps
 from itertools import groupby
+from typing import ParamSpec, TypeVar
 
 from memscape import tables
 from memscape.breakdown import Quantity, product
@@ -17,7 +19,23 @@ from memscape.memory.tensors import Sizes, Tensor, tensors
 from memscape.model import Model
 from memscape.problem import Problem
 
+P = ParamSpec("P")
+R = TypeVar("R")
 LAYER = ("first", "layer", "dense", "moe")
+
+
+def remembered(function: Callable[P, R]) -> Callable[P, R]:
+    """Remember the last answers, since one question asks for the same list several times; a grid is not remembered."""
+    known = lru_cache(maxsize=64)(function)
+
+    @wraps(function)
+    def answer(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return known(*args, **kwargs)  # type: ignore[arg-type]
+        except TypeError:  # an array has no hash
+            return function(*args, **kwargs)
+
+    return answer
 
 
 @dataclass(frozen=True)
@@ -64,11 +82,13 @@ class Run:
     repeats: Quantity = 1
 
 
+@remembered
 def stored(model: Model) -> tuple[Stored, ...]:
     """Return every stored tensor of a model once, with the layers that hold one as `copies`."""
     return tuple(tensor for _, part in _parts(model) for tensor in part)
 
 
+@remembered
 def runs(model: Model) -> tuple[Run, ...]:
     """Return the stored tensors in the order in which an optimizer meets them."""
     found: list[Run] = []
@@ -101,15 +121,16 @@ def _copies(model: Model, stack: str) -> Sizes:
     return {"stored_layers" if model.shared_layers else "layers": model.stored_layers}
 
 
-def _parts(model: Model) -> Iterator[tuple[str, tuple[Stored, ...]]]:
+@remembered
+def _parts(model: Model) -> tuple[tuple[str, tuple[Stored, ...]], ...]:
     """What is stored before the layers, of the layers, and after them, in the family's order."""
     known = tables.by_key("module_layouts", "family")
     if model.family not in known:
         raise Problem(f'the order of the tensors of family "{model.family}" is not known; add it to module_layouts.csv')
     family = known[model.family]
     given = {_key(tensor): tensor for tensor in tensors(model)}
-    for (stack, _), rows in groupby(_rows(family["layout"]), key=lambda row: (row["stack"], row["place"] in LAYER)):
-        yield stack, tuple(_stored_of(model, given, family, rows))
+    parts = groupby(_rows(family["layout"]), key=lambda row: (row["stack"], row["place"] in LAYER))
+    return tuple((stack, tuple(_stored_of(model, given, family, rows))) for (stack, _), rows in parts)
 
 
 def _rows(layout: str) -> tuple[tables.Row, ...]:

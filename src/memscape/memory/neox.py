@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from memscape.memory import blocks
 from memscape.memory.blocks import ATTENTION_NORM, MLP_NORM, Heads, Pass
-from memscape.memory.classic import Attended, side_by_side
+from memscape.memory.classic import Attended, hold_weights, replace_weights, side_by_side
 from memscape.memory.operators import FP32
 from memscape.memory.rotary import half
 from memscape.memory.tape import Sizes, Tensor
@@ -62,7 +62,9 @@ def neox_layer(t: Pass, x: Tensor, _kind: LayerKind) -> Tensor:
 
 def gptj_embed(t: Pass) -> Tensor:
     """Words and dropout; every layer makes its own rotary tables."""
-    return embed(t, "embedding")
+    x = embed(t, "embedding")
+    hold_weights(t)
+    return x
 
 
 def turned(t: Pass, x: Tensor, dtype: str, name: str) -> Tensor:
@@ -70,9 +72,8 @@ def turned(t: Pass, x: Tensor, dtype: str, name: str) -> Tensor:
     width = {"rotary_dim": t.model.rotary_dim}
     sine, cosine = (t.free(each, t.tokens, width, dtype) for each in ("sine, spread", "cosine, spread"))
     left = t.turned(x, cosine, f"{name} × cosine")
-    *_, (last, _size) = half(x).items()
     even, odd = t.stretch(x, half(x)), t.stretch(x, half(x))
-    swapped = t.join(f"{name}, pairs swapped", t.scaled(odd, f"negated {last}"), even, columns=x.columns, layout="rows")
+    swapped = t.join(f"{name}, pairs swapped", t.scaled(odd, "negated half"), even, columns=x.columns, layout="rows")
     right = t.turned(swapped, sine, f"{name} × sine")
     del swapped
     return t.add(left, right, name)
@@ -147,8 +148,10 @@ def gptj_layer(t: Pass, x: Tensor, _kind: LayerKind) -> Tensor:
     """One LayerNorm for attention and MLP."""
     residual = x
     x = blocks.layer_norm(t, x, ATTENTION_NORM)
-    attended, _weights = (codegen_attention if t.model.family == "codegen" else gptj_attention)(t, x)
+    attended, weights = (codegen_attention if t.model.family == "codegen" else gptj_attention)(t, x)
     t.part = "mlp"
     y = blocks.mlp(t, x)
     y = t.dropout(y, t.rate("hidden"), "residual dropout")
-    return t.add(t.add(attended, y, "attention and MLP"), residual, "residual stream")
+    x = t.add(t.add(attended, y, "attention and MLP"), residual, "residual stream")
+    replace_weights(t, weights)
+    return x

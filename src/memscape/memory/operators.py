@@ -33,6 +33,7 @@ class Operators(Tape):
         self.copies: dict[tuple[str, str, str], Tensor] = {}
         self.embedded: Parameter | None = None
         self.keeping = True
+        self.learning = True
         self.last_kept = 0  # the event after which nothing more was kept
 
     # how an operator is noted
@@ -68,6 +69,8 @@ class Operators(Tape):
 
     def noted(self, sizes: Sizes, dtype: str, inputs: Inputs, kept: Reasons = (), scratch: int = 0) -> Node | None:
         """Put a node on the tape, if a gradient flows back through one of the inputs."""
+        if not self.learning:
+            return None
         ways = tuple(way for x, how in inputs if (way := _way(x, how)))
         if not ways:
             return None
@@ -126,6 +129,11 @@ class Operators(Tape):
         """Look at the same numbers once per sequence; the gradients of the sequences are added up."""
         node = self.noted({**rows, **columns}, x.dtype, [(x, SAME if self.single else NEW)])
         return Tensor(x.storage, rows, columns, x.dtype, node, x.layout)
+
+    def shown(self, x: Tensor, columns: Sizes) -> Tensor:
+        """Look at a single head once per query head; their gradients are added up."""
+        node = self.noted({**x.rows, **columns}, x.dtype, [(x, NEW)])
+        return Tensor(x.storage, x.rows, columns, x.dtype, node, "part")
 
     def copy(self, x: Tensor, name: str, layout: str = "rows") -> Tensor:
         """Copy into another order; the gradient passes as it is."""

@@ -74,7 +74,8 @@ def turned_in_fp32(t: Pass, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
 
 def cohere_head(t: Pass, x: Tensor) -> Tensor:
     """The last norm and the output head, with scaled logits."""
-    return t.scaled(blocks.logits(t, cohere_norm(t, x, "final norm")), "logits, scaled")
+    x = cohere_norm(t, x, "final norm")
+    return t.scaled(blocks.logits(t, x), "logits, scaled")
 
 
 # Phi, StableLM

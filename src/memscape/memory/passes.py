@@ -68,6 +68,7 @@ class Pass(Operators):
         self.grouped = model.heads != model.kv_heads
         self.sdpa = training.attention == "sdpa"
         self.tables: list[Tensor] = []
+        self.base_tables: list[Tensor] = []  # what each layer makes its own tables from
         self.places: Storage | None = None
         self.ids = self.storage("token ids", self.rows, "int64")
         self.labels = self.storage("labels", {"micro_batch": training.micro_batch, **self.written}, "int64")
@@ -205,15 +206,18 @@ class Pass(Operators):
         for name in self.hands:
             setattr(self, name, None)
         del results
+        self.copies.clear()
         rest = self.events[max(begin, self.last_kept) :]
         never = {event for event in rest if event >= 0}
         self.events[len(self.events) - len(rest) :] = [each for each in rest if not {each, ~each} & never]
+        self.recomputed = True
         self.backward(first)
+        self.recomputed = False
         return start.gradients[0]
 
     def rate(self, site: str) -> float:
         """Return the dropout rate of a site: "embedding", "attention", "hidden"."""
-        given = self.training.dropout
+        given = self.training.dropout if self.learning else 0
         rate: float = getattr(self.model, f"{site}_dropout")
         return rate if given is None else (given if given == 0 or rate else 0.0)
 

@@ -44,9 +44,12 @@ def complex_table(t: Pass, width: Sizes) -> Tensor:
     return t.free("complex rotation", t.tokens, width, FP32)
 
 
-def rotate_complex(t: Pass, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-    """Turn queries and keys as complex numbers in fp32."""
+def rotate_complex(t: Pass, q: Tensor, k: Tensor, together: bool = False) -> tuple[Tensor, Tensor]:
+    """Turn queries and keys as complex numbers in fp32; `together`: both are turned before one is cast back."""
     (table,) = t.tables
     wide_q, wide_k = t.cast(q, FP32, "query in fp32"), t.cast(k, FP32, "key in fp32")
-    turned_q = t.cast(t.turned(wide_q, table, "rotated query in fp32"), q.dtype, "rotated query")
-    return turned_q, t.cast(t.turned(wide_k, table, "rotated key in fp32"), k.dtype, "rotated key")
+    turned_q = t.turned(wide_q, table, "rotated query in fp32")
+    if not together:
+        turned_q = t.cast(turned_q, q.dtype, "rotated query")
+    turned_k = t.turned(wide_k, table, "rotated key in fp32")
+    return t.cast(turned_q, q.dtype, "rotated query"), t.cast(turned_k, k.dtype, "rotated key")

@@ -40,12 +40,15 @@ def by_layer(kept: Breakdown) -> dict[tuple[str, Quantity], Breakdown]:
     """
     found: dict[tuple[str, Quantity], list[Term]] = {}
     for term in kept:
-        layers = [(name, count) for name, count in term.factors.items() if "layer" in name]
-        key = layers[0] if layers else ("", 1)
-        sizes = {name: size for name, size in term.factors.items() if "layer" not in name}
-        found.setdefault(key, []).append(replace(term, factors=sizes))
+        layers = [each for each in term.factors.items() if _counts_layers(each[0])]
+        sizes = {name: size for name, size in term.factors.items() if not _counts_layers(name)}
+        found.setdefault(layers[0] if layers else ("", 1), []).append(replace(term, factors=sizes))
     once = found.pop(("", 1), [])
     return {key: Breakdown(kept.unit, tuple(terms)) for key, terms in [*found.items(), (("", 1), once)] if terms}
+
+
+def _counts_layers(factor: str) -> bool:
+    return factor.endswith("layers") or factor.startswith("layer_of_")
 
 
 def room(needed: Breakdown, accelerator: Accelerator) -> Quantity:

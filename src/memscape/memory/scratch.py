@@ -95,7 +95,9 @@ def _highest(model: Model, training: Training) -> Iterator[Term]:
             replace(run, tensors=tuple(tensor for tensor in run.tensors if takes(rules, tensor) == (part is rules)))
             for run in trained_runs(model, training)
         )
-        for before, tensor in _neighbours(own):
+        for before, tensor in {
+            (id(before), id(tensor)): (before, tensor) for before, tensor in _neighbours(own)
+        }.values():
             for copies in part.single:
                 terms = [*_alive(part, training, before, tensor, copies), *_factors(part, training, tensor)]
                 total = sum(_largest(term.amount) for term in terms)

@@ -76,13 +76,6 @@ def t5_head(t: Pass, x: Tensor) -> Tensor:
     return blocks.logits(t, x)
 
 
-def t5_loss(t: Pass, logits: Tensor) -> Tensor:
-    """Cross-entropy in the type of the logits; until then the decoder's result is held."""
-    loss = blocks.plain_loss(t, logits)
-    t.frame = []
-    return loss
-
-
 # layers
 
 

@@ -141,6 +141,7 @@ class Tape:
         self.scope = ""
         self.owner = ""  # whose weights the running layer reads, where several layers share them
         self.accumulates = False
+        self.recomputed = False  # whether backward goes through what a checkpoint has made again
 
     def storage(self, name: str, sizes: Sizes, dtype: str, role: str = "activation") -> Storage:
         """Make a storage; it belongs to the part of the model that is running."""
@@ -170,6 +171,8 @@ class Tape:
         made = [self.storage("scratch of backward", *each) for each in node.scratch]
         first = [self._wide(node, way) for way in node.ways]
         del made
+        if self.recomputed:
+            node.kept.clear()
         handed = [self._gradient(node, way, first.pop(0)) for way in node.ways]
         node.gradients.clear()
         node.kept.clear()

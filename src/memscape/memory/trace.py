@@ -29,13 +29,14 @@ FORWARD, BACKWARD = "forward", "backward"
 class Case(NamedTuple):
     """What decides which tensors there are, beside the model and the settings.
 
-    `single`: a micro-batch is one sequence. `windowed`: sequences are longer than the local layers see. `accumulates`:
-    gradients of earlier micro-batches are there already.
+    `single`: a micro-batch is one sequence. `windowed`: sequences reach the window of the local layers. `accumulates`:
+    gradients of earlier micro-batches are there already. `serves`: nothing is learned, a prompt is read.
     """
 
     single: bool
     windowed: bool = False
     accumulates: bool = False
+    serves: bool = False
 
 
 def cases(model: Model, training: Training) -> list[tuple[Case, Quantity]]:
@@ -47,7 +48,7 @@ def cases(model: Model, training: Training) -> list[tuple[Case, Quantity]]:
     more = False if training.global_batch is None else training.global_batch > batch
     if training.gradient_precision != training.weights:
         more = True
-    asked = (batch == 1, bool(model.window) and training.sequence_tokens > (model.window or 0), more)
+    asked = (batch == 1, bool(model.window) and training.sequence_tokens >= (model.window or 0), more)
     if not any(hasattr(each, "shape") for each in asked):
         return [(Case(*(bool(each) for each in asked)), True)]
     import numpy
@@ -85,7 +86,7 @@ class Trace:
     def __init__(self, model: Model, training: Training, case: Case) -> None:
         """Run a step forward and back, in the case that it is."""
         self.tape = Pass(model, training, case.single, case.windowed)
-        self.tape.accumulates = case.accumulates
+        self.tape.accumulates, self.tape.learning = case.accumulates, not case.serves
         self.recipe, self.full = recipe_of(model), training.recompute == "full"
         if self.full and not self.recipe.checkpoints:
             raise Problem(
@@ -143,23 +144,29 @@ class Trace:
         x = self.recipe.embed(t)
         if x.node is None and self.takes_gradient:
             x.node = Node(())
+        # the model's own variable holds the words; the traced layer must let go of its input as every later one does
+        words = None if t.learning else t.storage("embedded words", x.sizes, x.dtype)
         for name, stage in layers.items():
             self._begin(name, x.storage.index)
             again = self.full and self.recipe.checkpoints and stage.layer
             x = (t.checkpointed(stage.run, self.recipe.hands_mask) if again else stage.run)(t, x)
         self._begin(HEAD, x.storage.index)
+        del words
         shared: list[object] = [t.tables]
         if not self.full:
             self._forget()
-        x = self.recipe.head(t, x)
-        loss = self.recipe.loss(t, x)
+        last = [x]
+        del x
+        x = self.recipe.head(t, last.pop())
+        loss = self.recipe.loss(t, x) if t.learning else x
+        t.frame = []
         t.copies.clear()
         return x, loss, shared
 
     def _forget(self) -> None:
         """Let go of what the layers shared, as the function that ran them returns."""
         t = self.tape
-        t.tables, t.mask, t.position_bias, t.places, t.masks = [], None, None, None, {}
+        t.tables, t.base_tables, t.mask, t.masks, t.position_bias, t.places = [], [], None, {}, None, None
 
     def _backward(self, held: list[object], ends: list[Node]) -> None:
         t = self.tape
@@ -218,12 +225,19 @@ class Trace:
         for place in range(first, last):
             event = self.tape.events[place]
             if event < 0:
-                net = net - self.sizes[~event]
+                net = net - self._times(~event, name) * self.sizes[~event]
                 continue
             net = net + self.sizes[event]
             higher = net > top
             top, at = chosen_by(higher, net, top), chosen_by(higher, place, at)
         return net, top, at
+
+    def _times(self, index: int, name: str) -> int:
+        """How often a stage frees a block: the copies that autocast made of all layers' weights go together at the end."""
+        block = self.tape.blocks[index]
+        if block.role != "copy" or block.scope == name:
+            return 1
+        return sum(count for stage, count in self.order if stage == block.scope)
 
     # what is alive
 
@@ -240,7 +254,7 @@ class Trace:
         name, count = runs[run]
         self._changes(direction, [*runs[:run], (name, (count - 1) * last)], found)
         for event in self.tape.events[self.spans[name].events[direction][0] : at + 1]:
-            found[event if event >= 0 else ~event] += 1 if event >= 0 else -1
+            found[event if event >= 0 else ~event] += 1 if event >= 0 else -self._times(~event, name)
         return _settled(found, self.tape.blocks)
 
     def _changes(self, direction: str, runs: list[tuple[str, int]], found: Counter[int] | None = None) -> Counter[int]:
@@ -251,7 +265,7 @@ class Trace:
         for name, count in totals.items():
             first, last = self.spans[name].events[direction]
             for event in self.tape.events[first:last]:
-                found[event if event >= 0 else ~event] += count if event >= 0 else -count
+                found[event if event >= 0 else ~event] += count if event >= 0 else -count * self._times(~event, name)
         return found
 
 

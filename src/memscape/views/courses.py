@@ -1,51 +1,41 @@
-"""Figures of training: several ways to count side by side, and the course of a step."""
+"""Figures of training: several ways to count side by side, and the course of a step. Their legends are HTML."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from math import floor, log10
 
 from memscape import units
 from memscape.breakdown import Breakdown
 from memscape.views.figures import Figure, scale_of
-from memscape.views.text import GROUP_NAMES, PHASE_NAMES, name_of
+from memscape.views.text import GROUP_NAMES, PHASE_NAMES, name_of, ordered
 
-STEPS = (1, 1.5, 2, 3, 4, 5, 6, 8, 10)
-LEGEND = {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom", "traceorder": "normal"}
-HEADROOM = 1.12
+ENDS = (1, 1.5, 2, 3, 4, 5, 6, 8, 10)
+HEADROOM = 1.12  # room for the amount above the highest bar
+PLAIN = {"fixedrange": True, "showgrid": False, "zeroline": False}
 
 
 def ways(counted: Mapping[str, Breakdown], chosen: str) -> Figure:
-    """Return one bar for each way to count, stacked by group, with its total beside its name; the chosen one bold."""
-    scale, unit = scale_of(max(way.total for way in counted.values()))
+    """Return one bar for each way to count, stacked by group, with its total below its name; the chosen one marked."""
+    largest = max(way.total for way in counted.values())
+    scale, unit = scale_of(largest)
     groups = {name: way.by("group") for name, way in counted.items()}
+    places = [*range(len(counted))]
     bars = [
-        _bars(
-            name_of(group),
-            f"var(--group-{group})",
-            [way.get(group, 0) / scale for way in groups.values()],
-            [f"{name}, {name_of(group)}: {units.amount(way.get(group, 0))}" for name, way in groups.items()],
-        )
-        for group in _present(GROUP_NAMES, groups.values())
+        _bars(group, "group", places, [way.get(group, 0) for way in groups.values()], scale, groups)
+        | {"orientation": "h"}
+        for group in ordered(groups.values(), GROUP_NAMES)
     ]
     for bar in bars:
-        bar |= {"orientation": "h", "x": bar["y"], "y": [*range(len(counted))]}
+        bar["x"], bar["y"] = bar["y"], bar["x"]
     labels = [_label(name, way, name == chosen) for name, way in counted.items()]
-    top = nice_end(max(way.total for way in counted.values()) / scale)
     layout = {
         "barmode": "stack",
         "bargap": 0.35,
-        "xaxis": {"title": {"text": unit, "standoff": 8}, "range": [0, top], "nticks": 6, "fixedrange": True},
-        "yaxis": {
-            "tickvals": [*range(len(counted))],
-            "ticktext": labels,
-            "autorange": "reversed",
-            "fixedrange": True,
-            "ticks": "outside",
-            "tickcolor": "rgba(0,0,0,0)",
-        },
-        "legend": LEGEND,
-        "margin": {"l": 118, "r": 16, "t": 8, "b": 52},
+        "showlegend": False,
+        "xaxis": {"title": {"text": unit, "standoff": 8}, "range": [0, nice_end(largest / scale)], "fixedrange": True},
+        "yaxis": PLAIN | {"tickvals": places, "ticktext": labels, "autorange": "reversed", "ticksuffix": " "},
+        "margin": {"l": 132, "r": 20, "t": 4, "b": 52},
     }
     return {"data": bars, "layout": layout}
 
@@ -56,72 +46,56 @@ def _label(name: str, way: Breakdown, chosen: bool) -> str:
 
 
 def course(
-    moments: Sequence[tuple[str, Breakdown]], highest: Collection[int], capacity_bytes: int, device: str
+    moments: Mapping[str, Breakdown], highest: Collection[int], pairs: Sequence[str], limit: tuple[str, int]
 ) -> Figure:
-    """Return the moments of two steps as stacked bars, the highest marked, and a line at a device's memory."""
-    peak = max(alive.total for _, alive in moments)
-    line = capacity_bytes if capacity_bytes <= 2 * peak else 0
+    """Return the moments of two steps as stacked bars, side by side in pairs; the highest are marked.
+
+    `limit` is a device and its memory: a line, where it is not far above the bars.
+    """
+    peak = max(alive.total for alive in moments.values())
+    device, line = limit[0], limit[1] if limit[1] <= 2 * peak else 0
     scale, unit = scale_of(max(peak, line))
-    places = [place + (place >= len(moments) // 2) * 0.6 for place in range(len(moments))]
-    phases = [alive.by("phase") for _, alive in moments]
+    places = [place + place // 2 * 0.35 + place // (len(moments) // 2) * 0.5 for place in range(len(moments))]
+    phases = [alive.by("phase") for alive in moments.values()]
     bars = [
-        _bars(
-            name_of(phase),
-            f"var(--part-{phase})",
-            [alive.get(phase, 0) / scale for alive in phases],
-            [f"{name_of(phase)}: {units.amount(alive.get(phase, 0))}" for alive in phases],
-        )
-        | {"x": places}
-        for phase in _present(PHASE_NAMES, phases)
+        _bars(phase, "part", places, [alive.get(phase, 0) for alive in phases], scale, moments)
+        for phase in ordered(phases, PHASE_NAMES)
     ]
-    marks = [_mark(places[place], peak, scale, place / len(moments)) for place in highest]
+    marks = [_mark(places[place], units.amount(peak), peak / scale) for place in highest]
     layout = {
         "barmode": "stack",
-        "bargap": 0.18,
-        "xaxis": {
-            "tickvals": places,
-            "ticktext": [words for words, _ in moments],
-            "tickfont": {"size": 12},
-            "autotickangles": [0, 90],
-            "automargin": True,
-            "fixedrange": True,
-            "showgrid": False,
-        },
-        "yaxis": {
-            "title": {"text": unit, "standoff": 4},
-            "range": [0, nice_end(max(peak, line) / scale * HEADROOM)],
-            "automargin": True,
-            "fixedrange": True,
-        },
-        "legend": LEGEND | {"y": 1.07},
+        "bargap": 0.06,
+        "showlegend": False,
+        "xaxis": PLAIN
+        | {"tickvals": _middles(places, 2), "ticktext": [*pairs], "autotickangles": [0, 90], "automargin": True},
+        "yaxis": _upwards(unit, nice_end(max(peak, line) / scale * HEADROOM)),
         "annotations": [*_steps(places), *marks, *_limit(line, scale, device)],
         "shapes": _limit_line(line, scale),
-        "margin": {"l": 50, "r": 12, "t": 8, "b": 40},
+        "margin": {"l": 50, "r": 12, "t": 26, "b": 30},
     }
     return {"data": bars, "layout": layout}
 
 
+def _upwards(unit: str, end: float) -> Figure:
+    return {"title": {"text": unit, "standoff": 4}, "range": [0, end], "automargin": True, "fixedrange": True}
+
+
+def _middles(places: Sequence[float], count: int) -> list[float]:
+    """The middle of each run of `count` bars."""
+    runs = [places[first : first + count] for first in range(0, len(places), count)]
+    return [sum(run) / len(run) for run in runs]
+
+
 def _steps(places: Sequence[float]) -> list[Figure]:
     """The names of the two steps above their bars."""
-    half = len(places) // 2
-    words = {"first step": places[:half], "every later step": places[half:]}
-    return [
-        _note(f"<b>{name}</b>", sum(part) / len(part), 1) | {"yref": "paper", "yanchor": "bottom"}
-        for name, part in words.items()
-    ]
+    middles = zip(("first step", "every later step"), _middles(places, len(places) // 2), strict=True)
+    return [_note(f"<b>{name}</b>", x, 1) | {"yref": "paper", "yanchor": "bottom"} for name, x in middles]
 
 
-def _mark(x: float, peak: float, scale: float, share: float) -> Figure:
-    """The arrow at a highest moment; near an edge its words grow away from it."""
-    anchor = "left" if share < 0.2 else "right" if share > 0.8 else "center"
-    return _note(f"<b>{units.amount(peak)}</b>", x, peak / scale) | {
-        "showarrow": True,
-        "arrowhead": 2,
-        "arrowcolor": "var(--ink)",
-        "ax": 0,
-        "ay": -22,
-        "xanchor": anchor,
-    }
+def _mark(x: float, words: str, height: float) -> Figure:
+    """The amount at a highest moment, with an arrow."""
+    arrow = {"showarrow": True, "arrowhead": 2, "arrowcolor": "var(--ink)", "ax": 0, "ay": -22}
+    return _note(f"<b>{words}</b>", x, height) | arrow
 
 
 def _limit_line(line: int, scale: float) -> list[Figure]:
@@ -132,31 +106,32 @@ def _limit_line(line: int, scale: float) -> list[Figure]:
 
 def _limit(line: int, scale: float, device: str) -> list[Figure]:
     note = _note(f"{device}: {units.amount(line)}", 0, line / scale)
-    return [note | {"xref": "paper", "xanchor": "left", "yanchor": "bottom"}] if line else []
+    place = {"xref": "paper", "xanchor": "left", "yanchor": "bottom", "bgcolor": "var(--card)"}
+    return [note | place] if line else []
 
 
 def _note(words: str, x: float, y: float) -> Figure:
     return {"text": words, "x": x, "y": y, "showarrow": False, "font": {"size": 13}}
 
 
-def _bars(name: str, colour: str, heights: Sequence[float], words: Sequence[str]) -> Figure:
+def _bars(
+    part: str, kind: str, places: Sequence[float], sizes: Sequence[int], scale: float, names: Iterable[str]
+) -> Figure:
+    """One part of all bars."""
     return {
         "type": "bar",
-        "name": name,
-        "y": [*heights],
-        "hovertext": [*words],
+        "name": name_of(part),
+        "x": [*places],
+        "y": [size / scale for size in sizes],
+        "hovertext": [
+            f"{name}<br>{name_of(part)}: {units.amount(size)}" for name, size in zip(names, sizes, strict=True)
+        ],
         "hoverinfo": "text",
-        "marker": {"color": colour, "line": {"width": 1, "color": "var(--card)"}},
+        "marker": {"color": f"var(--{kind}-{part})", "line": {"width": 1, "color": "var(--card)"}},
     }
-
-
-def _present(names: Mapping[str, str], parts: Collection[Mapping[str, float]]) -> list[str]:
-    """The parts that one of several sums has, in the order of their names."""
-    found = {part for sums in parts for part in sums}
-    return [*(name for name in names if name in found), *sorted(found - names.keys())]
 
 
 def nice_end(value: float) -> float:
     """Return the end of an axis: the next of a few round numbers, so that it rests while a slider moves a little."""
     size = 10.0 ** floor(log10(value)) if value > 0 else 1.0
-    return next(step * size for step in STEPS if step * size >= value)
+    return next(end * size for end in ENDS if end * size >= value)

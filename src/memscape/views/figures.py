@@ -101,12 +101,12 @@ def groups(breakdown: Breakdown, unit: str) -> Figure:
 
 def precisions(sizes: Mapping[str, int], chosen: str) -> Figure:
     """Return the size of the weights in each precision, the chosen one in the part's colour."""
-    return _sizes(sizes, chosen, "weights", "of weights")
+    return _sizes(sizes, chosen, "weights", " of weights")
 
 
 def optimizers(sizes: Mapping[str, int], chosen: str) -> Figure:
     """Return the size of the states of each optimizer, the chosen one in the part's colour."""
-    return _sizes(sizes, chosen, "optimizer_states", "of optimizer states")
+    return _sizes(sizes, chosen, "optimizer_states", "")
 
 
 def _sizes(sizes: Mapping[str, int], chosen: str, part: str, title: str) -> Figure:
@@ -119,9 +119,14 @@ def _sizes(sizes: Mapping[str, int], chosen: str, part: str, title: str) -> Figu
         "x": [sizes[name] / scale for name in names],
         "y": names,
         "marker": {"color": [f"var(--part-{part})" if name == chosen else "var(--line)" for name in names]},
+        "text": [f" {units.amount(sizes[name])} " for name in names],
+        "textposition": "auto",
+        "textangle": 0,
+        "insidetextanchor": "end",
+        "cliponaxis": False,
         "hovertemplate": f"%{{y}}: %{{x:,.2f}} {unit}<extra></extra>",
     }
-    return {"data": [bar], "layout": _named_bars(f"{unit} {title}")}
+    return {"data": [bar], "layout": _named_bars(f"{unit}{title}")}
 
 
 def growth(

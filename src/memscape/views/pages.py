@@ -7,15 +7,16 @@ from html import escape
 from typing import Any
 
 import memscape as ms
-from memscape import tables, units
+from memscape import units
 from memscape.breakdown import Breakdown
 from memscape.catalog import Accelerator, cache_precision, common_precisions
 from memscape.cluster import RESERVE_PERCENT
 from memscape.memory.weights import quantised_groups, title
 from memscape.model import Model, scaled
 from memscape.views import controls, figures, scenario, text
+from memscape.views.activation_pages import activations
 from memscape.views.charts import Chart
-from memscape.views.training_pages import activations, training
+from memscape.views.training_pages import training
 from memscape.workload import Inference
 
 __all__ = ["activations", "index", "kv_cache", "parameters", "training"]
@@ -25,7 +26,6 @@ RESERVES = (0, 5, 10, 15, 20, 30)
 BLOCKS = (1, 16, 32, 64, 128)
 KEEPABLE = ("embeddings", "lm_head", "router")
 CURVE = (1, *(2**power for power in range(4, 21)))
-DEVICE = "H100 SXM 80GB"
 STORED_BY = {"an engine that keeps what is needed": "generic", "transformers (DynamicCache)": "transformers"}
 
 
@@ -49,7 +49,7 @@ def index() -> Any:
         scenario.context(),
         scenario.sequences(),
         scenario.cache_in(),
-        controls.search("accelerator", "Accelerator", [(name, name) for name in tables.by_key("accelerators")], DEVICE),
+        scenario.accelerator(),
         controls.slider("reserve", "Memory kept free on each device, %", RESERVES, RESERVE_PERCENT),
     )
     outputs = {

@@ -14,10 +14,12 @@ from memscape.problem import unknown
 from memscape.readers import check_size, parse_config
 from memscape.views import controls
 from memscape.views.controls import Control
+from memscape.workload import Training
 
 CONTEXTS = tuple(2**power for power in range(7, 21))
 SEQUENCES = tuple(2**power for power in range(11))
 OWN = "your-file"
+DEVICE = "H100 SXM 80GB"
 MICRO_BATCHES = tuple(2**power for power in range(8))
 LENGTHS = tuple(2**power for power in range(7, 18))
 RANKS = tuple(2**power for power in range(9))
@@ -86,6 +88,12 @@ def sequences() -> Control:
     return controls.slider("sequences", "Conversations at once", SEQUENCES, 16)
 
 
+def accelerator() -> Control:
+    """Return the choice of a device."""
+    names = [(name, name) for name in tables.by_key("accelerators")]
+    return controls.search("accelerator", "Accelerator", names, DEVICE)
+
+
 def named(options: Mapping[str, str]) -> list[tuple[str, str]]:
     """Return what a menu offers, from the names that the package knows and the words for them."""
     return [(words, name) for name, words in options.items()]
@@ -103,7 +111,7 @@ def length() -> Control:
 
 def trained_in() -> Control:
     """Return the choice of the precision that is trained in."""
-    return controls.choice("training_precision", "Numbers", named(TRAINED_IN), "bf16")
+    return controls.choice("training_precision", "Precision", named(TRAINED_IN), "bf16")
 
 
 def attention() -> Control:
@@ -123,3 +131,9 @@ def optimizers() -> Control:
     return controls.choice(
         "optimizer", "Optimizer", [(row["title"], row["name"]) for row in tables.rows("optimizers")], "adamw"
     )
+
+
+def sequences_of(asked: Training) -> str:
+    """Return a micro-batch in words."""
+    batch, tokens = asked.micro_batch, asked.sequence_tokens
+    return f"{batch:,} sequences of {tokens:,} tokens" if batch > 1 else f"one sequence of {tokens:,} tokens"

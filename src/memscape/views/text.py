@@ -77,7 +77,7 @@ def symbols(breakdown: Breakdown) -> Html:
         for name in used
         if name in glossary
     ]
-    return _table(("Symbol", "Name in code", "Meaning"), rows, "symbols")
+    return simple_table(("Symbol", "Name in code", "Meaning"), rows, "symbols")
 
 
 def table(breakdown: Breakdown, by: str = "phase") -> Html:
@@ -93,7 +93,7 @@ def _part(breakdown: Breakdown, by: str, part: str, value: float) -> str:
     inner = breakdown.only(**{by: part})
     rows = [_term_row(term, breakdown.unit) for term in inner.terms]
     share = f"{value / breakdown.total:.1%}" if breakdown.total else ""
-    opened = _table(("Term", "Formula", "Numbers", breakdown.unit.capitalize(), "Source"), rows, "terms")
+    opened = simple_table(("Term", "Formula", "Numbers", breakdown.unit.capitalize(), "Source"), rows, "terms")
     first = inner.terms[0]
     colour = f"group-{first.group}" if by == "group" else f"part-{first.phase}"
     return (
@@ -117,52 +117,11 @@ def _term_row(term: Term, unit: str) -> Sequence[str]:
     )
 
 
-def tensors(layers: Mapping[tuple[str, Quantity], Breakdown]) -> Html:
-    """Return kept tensors as tables, one for each kind of layer: shape, type, bytes, why each is kept."""
-    tables_of_layers = []
-    for (name, count), kept in layers.items():
-        rows = [
-            (escape(tensor_name(term)), shape(term), term.dtype, units.exact(term.amount), escape(term.because))
-            for term in kept
-        ]
-        body = _table(("Tensor", "Shape", "Type", "Bytes", "Why it is kept"), rows, "tensors")
-        tables_of_layers.append(f"<h3>{_layer_title(name, count)}: {amount(kept.total, kept.unit)}</h3>{body}")
-    return Html("".join(tables_of_layers))
-
-
-def _layer_title(name: str, count: Quantity) -> str:
-    if not name:
-        return "Once for the whole model"
-    return escape(f"Each of the {count:,} {name.replace('_', ' ')}" if count > 1 else f"The one of {name}")
-
-
-def tensor_name(term: Term) -> str:
-    """Return the name of a tensor, with the part that makes it where it has one."""
-    return term.name.removeprefix(": ")
-
-
-def shape(term: Term) -> str:
-    """Return the sizes of a tensor in the letters of the glossary; a plain number shows itself."""
-    sizes = {name: size for name, size in term.factors.items() if name != "bytes_per_element"}
-    known = tables.by_key("symbols")
-    return " × ".join(symbol_html(name) if name in known else units.exact(size) for name, size in sizes.items())
-
-
-def letters(breakdown: Breakdown) -> Html:
-    """Return the letters of a breakdown's shapes with their numbers here and their meaning."""
-    glossary = tables.by_key("symbols")
-    used = {name: size for term in breakdown for name, size in term.factors.items() if name in glossary}
-    used.pop("bytes_per_element", None)
-    rows = [(symbol_html(name), units.exact(size), escape(glossary[name]["meaning"])) for name, size in used.items()]
-    return _table(("Letter", "Here", "Meaning"), rows, "symbols")
-
-
 def compared(ways: Mapping[str, Breakdown], chosen: str) -> Html:
     """Return the groups of several breakdowns side by side, one column each; the chosen one stands out."""
     columns = {name: way.by("group") for name, way in ways.items()}
     totals = {name: way.total for name, way in ways.items()}
-    present = {group for way in columns.values() for group in way}
-    groups = [*(group for group in GROUP_NAMES if group in present), *sorted(present - GROUP_NAMES.keys())]
+    groups = ordered(columns.values(), GROUP_NAMES)
 
     def row(first: str, sizes: Mapping[str, Quantity | None]) -> list[str]:
         cells = {name: "–" if size is None else units.amount(size) for name, size in sizes.items()}
@@ -172,7 +131,21 @@ def compared(ways: Mapping[str, Breakdown], chosen: str) -> Html:
         row(f"{swatch(f'group-{group}')}{name_of(group)}", {name: way.get(group) for name, way in columns.items()})
         for group in groups
     ]
-    return _table(("Part", *ways), [*rows, row("<b>Together</b>", totals)], "compared")
+    return simple_table(("Part", *ways), [*rows, row("<b>Together</b>", totals)], "compared")
+
+
+def ordered(sums: Iterable[Mapping[str, Quantity]], names: Mapping[str, str]) -> list[str]:
+    """Return the parts that one of several sums has, in the order of their names."""
+    found = {part for each in sums for part in each}
+    return [*(name for name in names if name in found), *sorted(found - names.keys())]
+
+
+def legend(breakdowns: Iterable[Breakdown], by: str = "phase") -> str:
+    """Return the parts of breakdowns with their colours, for the charts that draw them."""
+    names, kind = (GROUP_NAMES, "group") if by == "group" else (PHASE_NAMES, "part")
+    parts = ordered((each.by(by) for each in breakdowns), names)
+    items = (f"<span>{swatch(f'{kind}-{part}')}{escape(name_of(part))}</span>" for part in parts)
+    return f"<p class='legend'>{''.join(items)}</p>"
 
 
 def swatch(colour: str) -> str:
@@ -180,11 +153,11 @@ def swatch(colour: str) -> str:
     return f"<i class='swatch' style='background:var(--{escape(colour)})'></i>"
 
 
-def largest(breakdown: Breakdown) -> str:
-    """Return the largest term in words: its name, its shape and type where it is a tensor, its amount."""
-    term = max(breakdown, key=lambda term: float(term.amount))
-    what = f", {shape(term)} in {term.dtype}" if term.dtype else ""
-    return f"{escape(tensor_name(term))}{what}, {units.amount(term.amount)}"
+def course(moments: Mapping[tuple[int, str], Breakdown], words: Mapping[str, str]) -> Html:
+    """Return the bytes of each moment of a step, one column for each step."""
+    steps = dict.fromkeys(step for step, _ in moments)
+    rows = [[words[each], *(units.amount(moments[step, each].total) for step in steps)] for each in words]
+    return simple_table(("Moment", "First step", "Every later step"), rows, "compared")
 
 
 def symbol_html(name: str) -> str:
@@ -225,7 +198,8 @@ def _short(value: float, unit: str) -> str:
     return units.amount(value) if unit == "bytes" else units.count(value)
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], kind: str) -> Html:
+def simple_table(head: Sequence[str], rows: Iterable[Sequence[str]], kind: str) -> Html:
+    """Return rows of HTML as a table that scrolls inside its own box; `kind` is its class."""
     titles = "".join(f"<th scope='col'>{escape(title)}</th>" for title in head)
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
     return Html(
