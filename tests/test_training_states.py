@@ -12,6 +12,7 @@ from published import FOLDER, rows
 
 import memscape as ms
 from memscape.breakdown import product
+from memscape.families import FAMILIES
 from memscape.memory.adapters import adapters
 from memscape.memory.modules import runs, stored
 from memscape.memory.optimizers import optimizer, optimizer_states
@@ -120,6 +121,11 @@ def test_stored_tensors_are_those_of_transformers_in_their_order(row):
     text = "\n".join(" ".join(map(str, shape)) for shape in shapes)
     known_differences = model.family == "albert"  # the norm of its head stands two places earlier
     assert (hashlib.sha256(text.encode()).hexdigest() == row["sha256"]) != known_differences
+
+
+def test_every_family_has_a_layout():
+    """A family that config.json can name can be trained."""
+    assert set(FAMILIES) == set(ms.tables.by_key("module_layouts", "family"))
 
 
 STEPS = {(row["model"], row["dtype"]): row for row in rows("training_step_bytes")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -12,16 +13,18 @@ import pytest
 from published import ROOT
 
 import memscape as ms
-from memscape import tables
+from memscape import tables, workload
 from memscape.catalog import common_precisions, weight_precisions
-from memscape.views import controls, figures, pages, scenario, text
+from memscape.memory.rules_of_thumb import by_layer
+from memscape.memory.step import MOMENTS
+from memscape.views import activation_pages, controls, courses, figures, pages, scenario, text, training_pages
 from memscape.views.charts import Chart
 from memscape.workload import ENGINES
 
 STYLES = ROOT / "src" / "memscape" / "dashboard" / "share" / "jupyter" / "voila" / "templates" / "memscape" / "static"
 
 
-@pytest.fixture(params=["index", "parameters", "kv_cache"])
+@pytest.fixture(params=["index", "parameters", "activations", "kv_cache", "training"])
 def page(request, monkeypatch):
     """Each page, as a notebook builds it, without a scenario in the address."""
     monkeypatch.delenv("QUERY_STRING", raising=False)
@@ -98,6 +101,7 @@ def test_page_shows_a_result_before_anything_is_touched(page):
 
 def test_every_control_can_go_to_both_ends(page):
     """Each control alone, first and last value: no sentence beside the controls, every figure one that plotly knows."""
+    _shorten(page)
     for control in page.fields.values():
         before = control.widget.value
         options = getattr(control.widget, "options", (False, True))
@@ -107,9 +111,16 @@ def test_every_control_can_go_to_both_ends(page):
         control.widget.value = before
 
 
+def _shorten(page):
+    """Ask for a sequence that every model can read, where a page asks for one."""
+    if "sequence_tokens" in page.fields:
+        page.set(sequence_tokens=128)
+
+
 def test_every_model_and_precision_has_a_page(page):
     _check(page)
-    for name in ("model", "precision", "kv_cache"):
+    _shorten(page)
+    for name in ("model", "precision", "kv_cache", "training_precision", "optimizer"):
         if name in page.fields:
             widget = page.fields[name].widget
             for option in widget.options:
@@ -144,6 +155,198 @@ def test_cache_page_says_the_exact_bytes():
     assert "516,096 bytes" in page.answer
     page.set(tokens=128, sequences=1)
     assert f"{516_096 * 128:,} bytes" in page.answer
+
+
+def _said(text_of_page):
+    """The words of a page without its tags."""
+    return re.sub("<[^>]*>", "", text_of_page)
+
+
+def _shown(page, style):
+    """The HTML of the outputs of a class."""
+    return " ".join(each.value for each in page.results if style in each._dom_classes)
+
+
+@pytest.mark.parametrize("values", [
+    {},
+    {"attention": "eager", "micro_batch": 4, "sequence_tokens": 512},
+    {"checkpointing": True, "training_precision": "fp32"},
+    {"training_precision": "bf16-autocast", "sequence_tokens": 128},
+])  # fmt: skip
+def test_activations_page_says_the_exact_bytes(values):
+    """The headline, the marked bar and the table of tensors are what the package counts."""
+    page = Opened("activations")
+    page.set(**values)
+    asked = ms.Training(
+        micro_batch=values.get("micro_batch", 1),
+        sequence_tokens=values.get("sequence_tokens", 2048),
+        precision=values.get("training_precision", "bf16"),
+        attention=values.get("attention", "sdpa"),
+        recompute="full" if values.get("checkpointing") else "none",
+    )
+    kept = ms.activations(ms.model("llama-3.1-8b"), asked)
+    assert f"{kept.total:,} bytes" in page.answer
+    (marked,) = [words for words in page.charts[0].spec["layout"]["yaxis"]["ticktext"] if "▸" in words]
+    assert marked.endswith(ms.units.amount(kept.total))
+    place = page.charts[0].spec["layout"]["yaxis"]["ticktext"].index(marked)
+    scale = {"MB": 1e6, "GB": 1e9}[page.charts[0].spec["layout"]["xaxis"]["title"]["text"]]
+    assert sum(bar["x"][place] for bar in page.charts[0].spec["data"]) * scale == pytest.approx(kept.total)
+    for term in kept:
+        assert term.because in _shown(page, "output-tensors")
+    layers = by_layer(kept)
+    assert sum(count * one.total for (_, count), one in layers.items()) == kept.total
+
+
+def test_ways_to_count_are_the_rule_the_paper_and_transformers():
+    """Korthikanti et al. 2022, Table 2: s·b·h·(34 + 5·a·s/h) bytes in each layer of GPT-3, and what stands around."""
+    gpt3 = ms.model("megatron-gpt3-175b")
+    seen = activation_pages._kept(gpt3, 1, 2048, "bf16", "sdpa", False, True)
+    assert list(seen.ways) == list(activation_pages.COUNTED)
+    ends = 2048 * 12288 * (1 + 4) + 2048 * 51200 * 4
+    assert seen.ways["Paper"].total == 96 * (34 * 2048 * 12288 + 5 * 96 * 2048**2) + ends
+    assert seen.ways["Two tensors"].total == 2 * 96 * 2048 * 12288 * 2
+    assert seen.ways["Eager"].total > seen.ways["Fused kernel"].total > seen.ways["Checkpointed"].total
+
+
+def test_what_cannot_be_counted_is_left_out_with_a_word():
+    """T5 has an encoder, which the paper does not cover; transformers cannot checkpoint ALBERT."""
+    for model, missing in (("T5 base", "Paper"), ("ALBERT base v2", "Checkpointed")):
+        page = Opened("activations")
+        page.set(sequence_tokens=512)
+        page.set(model=model)
+        assert not page.said.value
+        assert f"{missing} is not shown: " in _shown(page, "output-notes")
+
+
+def test_sequence_beyond_the_positions_is_a_sentence_and_the_answer_stays():
+    """GPT-2 learned 1,024 positions."""
+    for name in ("activations", "training"):
+        page = Opened(name)
+        page.set(sequence_tokens=1024, model="GPT-2 small")
+        before = page.answer
+        page.set(sequence_tokens=2048)
+        assert "1,024" in page.said.value and page.answer == before
+        page.set(sequence_tokens=512)
+        assert not page.said.value and page.answer != before
+
+
+@pytest.mark.parametrize("values", [
+    {},
+    {"method": "lora", "lora_rank": 64, "checkpointing": True},
+    {"method": "qlora", "micro_batch": 4, "sequence_tokens": 512},
+    {"training_precision": "bf16-mixed", "optimizer": "muon"},
+    {"optimizer": "sgd", "attention": "eager", "update": "foreach"},
+])  # fmt: skip
+def test_training_page_says_the_highest_moment(values):
+    """The headline, the bars and the table are `ms.memory` and `ms.timeline`; the device holds it or it does not."""
+    page = Opened("training")
+    page.set(**values)
+    given = {name: value for name, value in values.items() if name not in ("training_precision", "checkpointing")}
+    asked = ms.Training(
+        **{"micro_batch": 1, "sequence_tokens": 2048} | given,
+        precision=values.get("training_precision", "bf16"),
+        recompute="full" if values.get("checkpointing") else "none",
+    )
+    model, device = ms.model("llama-3.1-8b"), ms.accelerator("H100 SXM 80GB")
+    peak, moments = ms.memory(model, asked), ms.timeline(model, asked)
+    assert f"{peak.total:,} bytes" in page.answer
+    fits = f"fits on one {device.name}, with {ms.units.amount(device.usable_bytes - peak.total)} to spare"
+    lacks = f"does not fit on one {device.name}: {ms.units.amount(peak.total - device.usable_bytes)} are missing"
+    assert (fits if peak.total <= device.usable_bytes else lacks) in _said(page.answer)
+    course = page.charts[1].spec
+    scale = {"GB": 1e9, "TB": 1e12}[course["layout"]["yaxis"]["title"]["text"]]
+    heights = [sum(bar["y"][place] for bar in course["data"]) * scale for place in range(12)]
+    assert heights == pytest.approx([alive.total for alive in moments.values()])
+    for alive in moments.values():
+        assert ms.units.amount(alive.total) in _shown(page, "output-moments")
+    assert training_pages.MOMENTS[peak.notes[0].split()[4]] in page.answer
+
+
+def test_states_of_optimizers_are_the_packages():
+    """A chosen optimizer that is not among the usual ones is drawn too."""
+    page = Opened("training")
+    page.set(optimizer="adadelta")
+    (bar,) = page.charts[2].spec["data"]
+    drawn = dict(zip(bar["y"], bar["x"], strict=True))
+    assert drawn["SGD"] == 0 and len(drawn) == len(training_pages.OPTIMIZERS) + 1
+    states = ms.training_states(ms.model("llama-3.1-8b"), ms.Training(optimizer="adadelta"))
+    assert drawn["Adadelta"] * 1e9 == pytest.approx(states.only(phase="optimizer_states").total)
+
+
+def test_words_name_everything_that_the_package_offers():
+    """DESIGN: one word per idea; a page offers each choice of Training and names each moment of a step."""
+    assert tuple(scenario.TRAINED_IN) == workload.TRAINING_PRECISIONS
+    assert set(scenario.ATTENTION) == set(workload.ATTENTION)
+    assert tuple(scenario.METHODS) == workload.METHODS
+    assert tuple(training_pages.UPDATES) == workload.UPDATES
+    assert tuple(training_pages.MOMENTS) == MOMENTS
+
+
+def test_axis_rests_while_a_slider_moves_a_little():
+    """A moving axis hides change: it ends at one of a few round numbers."""
+    assert [courses.nice_end(value) for value in (1, 1.1, 66.3, 70, 0.51, 8.1e4, 0)] == [1, 1.5, 80, 80, 0.6, 1e5, 1]
+
+
+def _notebook(name):
+    cells = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
+    return " ".join("".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown").split())
+
+
+def test_numbers_in_the_notebook_about_activations_are_the_packages():
+    """What the prose and the folded answers quote for Llama 3.1 8B."""
+    prose, model = _notebook("02_activations"), ms.model("llama-3.1-8b")
+    eager, long = (ms.activations(model, ms.Training(1, tokens, attention="eager")) for tokens in (2048, 4096))
+    scores = sum(term.amount for term in eager if "key_tokens" in term.factors)
+    parts = (scores, eager.total - scores, eager.total, long.total)
+    assert [ms.units.amount(each) for each in parts] == ["25.8 GB", "15.1 GB", "40.8 GB", "133 GB"]
+    fused, longer = (ms.activations(model, ms.Training(1, tokens)).total for tokens in (2048, 4096))
+    assert (ms.units.amount(fused), ms.units.amount(longer)) == ("14.3 GB", "28.6 GB")
+    checkpointed = ms.activations(model, ms.Training(1, 8192, recompute="full"))
+    inputs, loss = sorted(checkpointed, key=lambda term: term.amount)[-2:]
+    copies = ms.activations(model, ms.Training(1, 128, precision="bf16-autocast"))
+    copied = sum(term.amount for term in copies if "weight copy" in term.name)
+    for quoted in (inputs.amount, loss.amount, copied):
+        assert f"{quoted:,} bytes" in prose
+    for quoted in ("of the 40.8 GB 25.8 are scores", "15.1 grow", "133 GB", "14.3 GB", "28.6 GB", "of 6.62 GB in all"):
+        assert quoted in prose
+    assert ms.units.amount(checkpointed.total) == "6.62 GB"
+
+
+@pytest.mark.parametrize(("quoted", "asked"), [
+    ("66.3 GB", {}),
+    ("80.3 GB", {"update": "foreach"}),
+    ("10.5 GB", {"method": "qlora", "recompute": "full"}),
+    ("135 GB", {"precision": "bf16-mixed"}),
+    ("82.7 GB", {"precision": "bf16-mixed", "optimizer": "adamw-8bit"}),
+    ("82.0 GB", {"micro_batch": 2}),
+    ("116 GB", {"micro_batch": 4}),
+    ("66.3 GB", {"micro_batch": 2, "recompute": "full"}),
+    ("82.4 GB", {"micro_batch": 8, "recompute": "full"}),
+    ("117 GB", {"micro_batch": 16, "recompute": "full"}),
+])  # fmt: skip
+def test_peaks_in_the_notebook_about_training_are_the_packages(quoted, asked):
+    """What the prose and the folded answers quote for Llama 3.1 8B with sequences of 2,048 tokens."""
+    asked = ms.Training(**{"micro_batch": 1, "sequence_tokens": 2048} | asked)
+    assert ms.units.amount(ms.memory(ms.model("llama-3.1-8b"), asked).total) == quoted
+    assert quoted in _notebook("04_training")
+
+
+def test_sums_in_the_notebook_about_training_are_the_packages():
+    """Parameters, states, adapters, packed weights, and the gradients of a table that is embedding and head."""
+    prose, model = _notebook("04_training"), ms.model("llama-3.1-8b")
+    states = ms.weights(model) + ms.training_states(model, ms.Training(precision="bf16-mixed"))
+    counters = sum(term.amount for term in states if term.name == "counters of the optimizer")
+    assert f"{ms.parameters(model).total:,} parameters × 16 bytes = {states.total - counters:,} bytes" in prose
+    assert f"the {counters // 4} tensors" in prose
+    adapters = ms.training_states(model, ms.Training(method="lora"))
+    assert f"{adapters.only(phase='gradients').total // 4:,} numbers" in prose
+    assert ms.units.amount(adapters.total, digits=1) == "503 MB"
+    assert f"{ms.units.amount(ms.weights(model, 'nf4-dq').total)} in place" in prose
+    small = ms.model("llama-3.2-1b")
+    table = 128_256 * 2048 * 2
+    peak = ms.timeline(small, ms.Training(1, 512))[2, "backward_peak"]
+    assert 3 * table in [term.amount for term in peak.only(phase="gradients")]
+    assert ms.memory(small, ms.Training(1, 512)).total == peak.total and ms.units.amount(table) == "525 MB"
 
 
 def test_own_config_is_read_and_a_bad_file_changes_nothing():
@@ -273,12 +476,17 @@ for name in ("numpy", "pandas", "plotly"):
     sys.modules[name] = None
 from memscape import tables
 import memscape as ms
-from memscape.views import pages
+from memscape.views import activation_pages, pages, training_pages
 for name in tables.by_key("models", "id"):
     model = ms.model(name)
     pages._show_overview(pages._overview(model, "Q4_K_M", 4096, 4, "q8_0", "H100 SXM 80GB", 10))
     quantise = {f"quantise_{group}": True for group in pages.KEEPABLE}
     pages._show_counted(pages._counted(model, "nf4-dq", 100, 100, 100, **quantise))
     pages._show_cached(pages._cached(model, 4096, 4, "bf16", "transformers", 16))
+for name in ("llama-3.1-8b", "gpt2", "bert-base-uncased", "t5-base", "mixtral-8x7b", "gemma-2-9b", "falcon-7b"):
+    kept = activation_pages._kept(ms.model(name), 2, 512, "bf16-autocast", "eager", True, True)
+    activation_pages._show_kept(kept)
+    given = ("lora", 8, "bf16", "adamw", "single", "sdpa", True, "T4")
+    training_pages._show_trained(training_pages._trained(ms.model(name), 2, 512, *given))
 """
     subprocess.run([sys.executable, "-c", code], check=True)
