@@ -4,6 +4,7 @@ from memscape.breakdown import Breakdown, Term
 from memscape.catalog import accelerator, accelerators, model, models, precisions
 from memscape.cluster import fewest_devices
 from memscape.memory.activations import activations
+from memscape.memory.alignment import dpo, grpo, ppo
 from memscape.memory.kv_cache import kv_cache
 from memscape.memory.parameters import active_parameters, parameters
 from memscape.memory.timeline import memory, timeline
@@ -28,12 +29,15 @@ __all__ = [
     "accelerators",
     "activations",
     "active_parameters",
+    "dpo",
     "fewest_devices",
+    "grpo",
     "kv_cache",
     "memory",
     "model",
     "models",
     "parameters",
+    "ppo",
     "precisions",
     "read_model",
     "timeline",

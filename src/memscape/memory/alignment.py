@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from memscape.breakdown import Breakdown, Quantity, Term
 from memscape.memory.activations import activations
-from memscape.memory.timeline import _highest_of_each, memory, timeline
+from memscape.memory.timeline import highest_of_each, memory, timeline
 from memscape.memory.training_states import trained_weights, training_states
 from memscape.memory.weights import weights
 from memscape.model import Model
@@ -186,7 +186,7 @@ def _later(moments: Mapping[tuple[int, str], Breakdown]) -> dict[str, Breakdown]
 def _highest(alive: Mapping[str, Breakdown], what: str) -> Breakdown:
     """The highest of several moments or phases, which the note names; of a grid, each element's own."""
     if any(hasattr(each.total, "shape") for each in alive.values()):
-        return _highest_of_each(tuple(alive.values()))
+        return highest_of_each(tuple(alive.values()))
     name, peak = max(alive.items(), key=lambda item: float(item[1].total))
     return replace(peak, notes=(f"the highest {what} is {name.replace('_', ' ')}",))
 

@@ -1,4 +1,4 @@
-"""What is alive for a moment only: the temporaries of an optimizer's update, a dequantised matrix."""
+"""What is alive for a moment only: the temporaries of an optimizer's update."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from memscape.breakdown import Breakdown, Quantity, Term, ceil_div, product
-from memscape.catalog import precision
-from memscape.memory.modules import Run, Stored, stored
+from memscape.memory.modules import Run, Stored
 from memscape.memory.optimizers import BYTES, Optimizer, divided, optimizer, takes
 from memscape.memory.tensors import Sizes
 from memscape.memory.training_states import (
@@ -47,30 +46,6 @@ def update_scratch(model: Model, training: Training, layout: Layout | None = Non
     elif training.update == "foreach":
         terms = _all_at_once(model, training)
     return Breakdown("bytes", tuple(shared(terms, layout or Layout())), model.notes)
-
-
-def dequantised(model: Model, training: Training) -> Breakdown:
-    """Count one dequantised matrix: QLoRA turns each quantised matrix into 16 bit when it multiplies with it.
-
-        rows · columns · 2, and the scales in fp32 where these are quantised too      [bytes], the largest matrix
-
-    Holds for: bitsandbytes' 4-bit linear layers, forward and backward. No terms where nothing is quantised.
-    Source:    dettmers2023
-    """
-    if training.method != "qlora":
-        return Breakdown("bytes")
-    base = precision(training.base_precision)
-    quantised = [each for each in stored(model) if each.kind == "linear" and each.rows and each.group in base.quantises]
-    if not quantised:
-        return Breakdown("bytes")
-    largest = max(quantised, key=lambda tensor: int(tensor.elements))
-    matrix = largest.sizes | {"bytes_per_element": BYTES["bf16"]}
-    terms = [Term(f"{largest.name}, dequantised", matrix, largest.group, "buffers", base.source)]
-    scale = next(part for part in base.parts if part.name == "scale")
-    if len(base.parts) > 2 and isinstance(scale.columns, int):
-        scales = {"blocks": ceil_div(largest.elements, scale.columns), "scale_bytes": BYTES["fp32"]}
-        terms.append(Term(f"{largest.name}: scales, dequantised", scales, largest.group, "buffers", base.source))
-    return Breakdown("bytes", tuple(terms))
 
 
 def _all_at_once(model: Model, training: Training) -> Iterator[Term]:

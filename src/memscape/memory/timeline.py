@@ -49,13 +49,13 @@ def memory(model: Model, workload: Inference | Training) -> Breakdown:
     """
     moments = highest_moments(model, workload) if isinstance(workload, Training) else _serving(model, workload)
     if any(hasattr(alive.total, "shape") for alive in moments.values()):
-        return _highest_of_each(tuple(moments.values()))
+        return highest_of_each(tuple(moments.values()))
     (step, moment), peak = max(moments.items(), key=lambda item: float(item[1].total))
     of_step = f" of step {step}" if isinstance(workload, Training) else ""
     return replace(peak, notes=(f"the highest moment is {moment}{of_step}", *peak.notes))
 
 
-def _highest_of_each(moments: tuple[Breakdown, ...]) -> Breakdown:
+def highest_of_each(moments: tuple[Breakdown, ...]) -> Breakdown:
     """Join the moments; a factor of 0 or 1 says for which elements of the grid each is the highest."""
     import numpy
 
