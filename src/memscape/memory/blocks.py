@@ -119,10 +119,15 @@ def rotated_half(t: Pass, x: Tensor, name: str) -> Tensor:
 
 def rotate_part(t: Pass, x: Tensor, name: str, tables: Sequence[Tensor] = ()) -> Tensor:
     """Turn the first `rotary_dim` numbers of a head; the rest is joined again."""
+    turned, rest = rotary_parts(t, x)
+    return t.join(name, rotate(t, turned, f"{name}, turned part", tables), rest, columns=x.columns)
+
+
+def rotary_parts(t: Pass, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The numbers of a head that turn, and the rest."""
     *others, _ = x.columns.items()
     turned = t.stretch(x, {**dict(others), "rotary_dim": t.model.rotary_dim})
-    rest = t.stretch(x, {**dict(others), "unrotated_dim": t.model.head_dim - t.model.rotary_dim})
-    return t.join(name, rotate(t, turned, f"{name}, turned part", tables), rest, columns=x.columns)
+    return turned, t.stretch(x, {**dict(others), "unrotated_dim": t.model.head_dim - t.model.rotary_dim})
 
 
 # attention
@@ -310,7 +315,7 @@ def masks(t: Pass, *also: str) -> None:
         if not t.sdpa:
             t.masks[kind] = t.free("mask", t.rows, words, t.weights)
         elif t.windowed and kind != "full":
-            t.masks[kind] = t.free("window", t.tokens, words, "bool")
+            t.masks[kind] = t.free("window", t.rows if kind == "chunked" else t.tokens, words, "bool")
     t.part = part
 
 

@@ -77,12 +77,16 @@ def unturned(_t: Pass, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
     return q, k
 
 
-def rotary_embed(t: Pass, weighed: bool = False, dtype: str = "") -> Tensor:
-    """Words, multiplied where `weighed`; the masks and the rotary tables that all layers share."""
+def rotary_embed(t: Pass, weighed: bool = False, dtype: str = "", held: bool = False) -> Tensor:
+    """Words, multiplied where `weighed`; the masks and the rotary tables that all layers share.
+
+    `held`: beside what dropout leaves of the words, the words themselves live on while the layers run.
+    """
     x = blocks.words(t, t.ids)
     if weighed:
         x = t.scaled(x, "words, weighed")
     blocks.masks(t)
+    t.frame = [x] if held and t.rate("embedding") else []
     x = t.dropout(x, t.rate("embedding"), "embedding dropout")
     partly = t.model.rotary_dim != t.model.head_dim
     t.tables = blocks.rotary_tables(t, {"rotary_dim": t.model.rotary_dim} if partly else None, dtype)
@@ -90,9 +94,16 @@ def rotary_embed(t: Pass, weighed: bool = False, dtype: str = "") -> Tensor:
     return x
 
 
+def normed_head(t: Pass, x: Tensor, norm: Norm) -> Tensor:
+    """The last norm and the output head; in between, what the model's own function held is let go."""
+    x = norm(t, x, "final norm")
+    t.frame = []
+    return blocks.logits(t, x)
+
+
 def layer_norm_head(t: Pass, x: Tensor) -> Tensor:
-    """The last norm, where there is one, and the output head."""
-    return blocks.logits(t, blocks.layer_norm(t, x, "final norm") if t.model.final_norm else x)
+    """The last norm and the output head."""
+    return normed_head(t, x, blocks.layer_norm)
 
 
 # LLaMA and its relatives
@@ -105,7 +116,7 @@ def llama_layer(t: Pass, x: Tensor, _kind: LayerKind) -> Tensor:
 
 def llama_head(t: Pass, x: Tensor) -> Tensor:
     """The last norm and the output head."""
-    return blocks.logits(t, blocks.llama_norm(t, x, "final norm"))
+    return normed_head(t, x, blocks.llama_norm)
 
 
 def qwen3_layer(t: Pass, x: Tensor, _kind: LayerKind) -> Tensor:
@@ -127,7 +138,8 @@ def granite_layer(t: Pass, x: Tensor, _kind: LayerKind) -> Tensor:
 
 def granite_head(t: Pass, x: Tensor) -> Tensor:
     """As LLaMA, with divided logits."""
-    return t.scaled(llama_head(t, x), "logits, divided")
+    x = llama_head(t, x)
+    return t.scaled(x, "logits, divided")
 
 
 def phi3_layer(t: Pass, x: Tensor, _kind: LayerKind) -> Tensor:
@@ -175,7 +187,7 @@ def nemotron_layer(t: Pass, x: Tensor, _kind: LayerKind) -> Tensor:
 
 def nemotron_head(t: Pass, x: Tensor) -> Tensor:
     """The last norm and the output head."""
-    return blocks.logits(t, nemotron_norm(t, x, "final norm"))
+    return normed_head(t, x, nemotron_norm)
 
 
 # GPT-2

@@ -69,6 +69,7 @@ def heads(t: Pass, fused: Tensor) -> Heads:
 
 def spread(t: Pass, x: Tensor, name: str) -> Tensor:
     """Show a head to all queries: a copy for each, or one view of one sequence."""
+    x = t.lower(x)
     if x.columns == t.queries:
         return x
     if not t.single:
@@ -110,8 +111,8 @@ def biased(t: Pass, q: Tensor, k: Tensor, v: Tensor, dtype: str) -> Attended:
 
 
 def written_out(t: Pass, q: Tensor, k: Tensor, v: Tensor) -> Attended:
-    """PyTorch's attention without a kernel, for heads that it cannot group: all in fp32."""
-    dtype = q.dtype
+    """PyTorch's attention without a kernel, for heads that it cannot group: all in fp32, out of autocast's reach."""
+    dtype, autocast, t.autocast = q.dtype, t.autocast, False
     q, k, v = (t.cast(x, FP32, f"{name} in fp32") for x, name in ((q, "query"), (k, "key"), (v, "value")))
     scaled = t.scaled(q, "scaled query")
     weights = scores(t, scaled, t.scaled(k, "scaled key"))
@@ -120,6 +121,7 @@ def written_out(t: Pass, q: Tensor, k: Tensor, v: Tensor) -> Attended:
     weights = t.softmax(weights, "attention weights", FP32)
     _returned = t.cast(weights, dtype, "returned weights")
     attended = t.product(weights, spread(t, v, "value"), t.queries, "attended in fp32")
+    t.autocast = autocast
     return t.cast(attended, dtype, "attended"), None
 
 

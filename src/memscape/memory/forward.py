@@ -121,7 +121,7 @@ RECIPES: Mapping[str, Recipe] = {
     "roberta": ROBERTA,
     "smollm3": replace(LLAMA, layer=dense.smollm3_layer),
     "stablelm": replace(LAYER_NORM, layer=parallel.stablelm_layer),
-    "starcoder2": LAYER_NORM,
+    "starcoder2": replace(LAYER_NORM, embed=partial(dense.rotary_embed, held=True)),
     "t5": T5,
     "xlm-roberta": ROBERTA,
 }

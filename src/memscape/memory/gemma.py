@@ -58,7 +58,7 @@ def heads_then_norms(t: Pass, x: Tensor, norm: Norm) -> Heads:
 
 def head(t: Pass, x: Tensor) -> Tensor:
     """The last norm and the output head; the logits may be capped."""
-    x = blocks.logits(t, blocks.gemma_norm(t, x, "final norm"))
+    x = dense.normed_head(t, x, blocks.gemma_norm)
     return blocks.capped(t, x, "logits") if t.model.logit_cap else x
 
 
@@ -127,7 +127,7 @@ def clipped_heads(t: Pass, x: Tensor) -> Heads:
 
 def olmo_head(t: Pass, x: Tensor) -> Tensor:
     """The last norm and the output head."""
-    return blocks.logits(t, olmo_norm(t, x, "final norm"))
+    return dense.normed_head(t, x, olmo_norm)
 
 
 def olmo2_layer(t: Pass, x: Tensor, _kind: LayerKind) -> Tensor:
@@ -138,4 +138,4 @@ def olmo2_layer(t: Pass, x: Tensor, _kind: LayerKind) -> Tensor:
 
 def olmo2_head(t: Pass, x: Tensor) -> Tensor:
     """The last norm and the output head."""
-    return blocks.logits(t, blocks.wide_norm(t, x, "final norm"))
+    return dense.normed_head(t, x, blocks.wide_norm)

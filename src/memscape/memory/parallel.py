@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from memscape.memory import blocks, dense, gemma
-from memscape.memory.blocks import ATTENTION_NORM, Norm
+from memscape.memory.blocks import ATTENTION_NORM, Heads, Norm
 from memscape.memory.dense import Attention
 from memscape.memory.operators import FP32, NEW, REDUCED, SAME
 from memscape.memory.passes import Pass
@@ -74,8 +75,8 @@ def turned_in_fp32(t: Pass, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
 
 def cohere_head(t: Pass, x: Tensor) -> Tensor:
     """The last norm and the output head, with scaled logits."""
-    x = cohere_norm(t, x, "final norm")
-    return t.scaled(blocks.logits(t, x), "logits, scaled")
+    x = dense.normed_head(t, x, cohere_norm)
+    return t.scaled(x, "logits, scaled")
 
 
 # Phi, StableLM
@@ -83,8 +84,14 @@ def cohere_head(t: Pass, x: Tensor) -> Tensor:
 
 def phi_layer(t: Pass, x: Tensor, _kind: LayerKind) -> Tensor:
     """LayerNorm, a part of each head turned, an MLP without gate."""
+    return layer(t, x, blocks.layer_norm, phi_attention)
+
+
+def phi_attention(t: Pass, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """There may be one norm for all queries and one for all keys; dropout on the result."""
     heads = blocks.separate_heads if t.model.qk_norm == "none" else _layer_normed_heads
-    return layer(t, x, blocks.layer_norm, partial(dense.rotary_attention, heads=heads, turn=dense.turned_in_part))
+    x, weights = _attention(t, x, heads)
+    return t.dropout(x, t.rate("hidden"), "residual dropout"), weights
 
 
 _layer_normed_heads = partial(gemma.heads_then_norms, norm=blocks.layer_norm)
@@ -98,10 +105,18 @@ def stablelm_layer(t: Pass, x: Tensor, _kind: LayerKind) -> Tensor:
 
 
 def stablelm_attention(t: Pass, x: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Each head may have a norm of its own; no dropout on the result."""
+    """Each head may have a norm of its own."""
+    return _attention(t, x, blocks.separate_heads if t.model.qk_norm == "none" else _norms_per_head)
+
+
+def _attention(t: Pass, x: Tensor, heads: Callable[[Pass, Tensor], Heads]) -> tuple[Tensor, Tensor | None]:
+    """Attention that holds the parts of its heads until it ends."""
     t.part = "attention"
-    q, k, v = (blocks.separate_heads if t.model.qk_norm == "none" else _norms_per_head)(t, x)
-    q, k = dense.turned_in_part(t, q, k)
+    q, k, v = heads(t, x)
+    (turned_q, rest_q), (turned_k, rest_k) = blocks.rotary_parts(t, q), blocks.rotary_parts(t, k)
+    turned_q, turned_k = dense.turned(t, turned_q, turned_k)
+    q = t.join("query", turned_q, rest_q, columns=q.columns)
+    k = t.join("key", turned_k, rest_k, columns=k.columns)
     attended, weights = blocks.attend(t, q, k, v)
     return blocks.output(t, attended), weights
 

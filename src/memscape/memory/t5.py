@@ -73,6 +73,7 @@ def t5_head(t: Pass, x: Tensor) -> Tensor:
     t.part = "head"
     if t.model.tied and t.model.family == "t5":
         x = t.scaled(x, "scaled")
+        t.frame.append(x)
     return blocks.logits(t, x)
 
 

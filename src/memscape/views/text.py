@@ -28,6 +28,7 @@ GROUP_NAMES = {
     "lm_head": "Output head",
     "other": "Other",
 }
+LONGEST_NAME = 16  # letters of a name that still stands in the same line as its formula
 
 
 class Html(str):
@@ -55,8 +56,15 @@ def formula(breakdown: Breakdown, left: str = "") -> Html:
     for term in breakdown.terms:
         names.setdefault(term.formula, []).append(term.name)
     alone = [left or breakdown.unit] if len(names) == 1 else None
-    lines = (rf"\text{{{', '.join(alone or each)}}} = {product}" for product, each in names.items())
-    return Html("".join(f"<div class='formula'>$${line}$$</div>" for line in lines))
+    lines = (_formula_line(", ".join(alone or each), product) for product, each in names.items())
+    return Html("".join(f"<div class='formula'>{line}</div>" for line in lines))
+
+
+def _formula_line(words: str, product: str) -> str:
+    """One formula; words that would make it wider than a phone stand before it, where they can wrap."""
+    if len(words) <= LONGEST_NAME:
+        return rf"$$\text{{{words}}} = {product}$$"
+    return f"{escape(words)}: $${product}$$"
 
 
 def worked_example(breakdown: Breakdown) -> Html:

@@ -12,6 +12,7 @@ from memscape import tables, units
 from memscape.breakdown import Breakdown
 from memscape.catalog import Accelerator
 from memscape.memory.rules_of_thumb import room
+from memscape.memory.training_states import check
 from memscape.model import Model
 from memscape.views import controls, courses, figures, scenario, text
 from memscape.views.charts import Chart
@@ -111,6 +112,7 @@ def _trained(
         attention=attention,
         recompute="full" if checkpointing else "none",
     )
+    check(model, asked)
     device = ms.accelerator(accelerator)
     moments = ms.timeline(model, asked)
     peak = max(alive.total for alive in moments.values())
