@@ -7,7 +7,10 @@ BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
 INSTALL = $(if $(UV),$(UV) pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet --disable-pip-version-check)
 
-.PHONY: dashboard lab test bench lint clean
+# the versions that the measured facts are about
+WITNESSES := torch==2.13.0 transformers==5.23.0 peft==0.21.2
+
+.PHONY: dashboard lab test test-torch bench lint clean
 .DELETE_ON_ERROR:
 
 dashboard: $(VENV)/.dashboard  ## the pages, in your browser
@@ -18,6 +21,9 @@ lab: $(VENV)/.lab  ## the same notebooks in JupyterLab
 
 test: lint $(VENV)/.browser  ## every claim, checked
 	$(BIN)/python -m pytest
+
+test-torch: $(VENV)/.torch  ## the same claims, against the real models on this machine
+	$(BIN)/python -m pytest -m torch tests
 
 bench: $(VENV)/.browser  ## speed, memory and transfer, as ratios against an empty page
 	$(BIN)/python tests/bench.py
@@ -37,6 +43,10 @@ $(BIN)/python:
 
 $(VENV)/.dashboard $(VENV)/.lab $(VENV)/.test: $(VENV)/.%: pyproject.toml | $(BIN)/python
 	$(INSTALL) -e '.[$*]'
+	@touch $@
+
+$(VENV)/.torch: $(VENV)/.test
+	$(INSTALL) -e '.[test,measure]' $(WITNESSES)
 	@touch $@
 
 $(VENV)/.browser: $(VENV)/.test

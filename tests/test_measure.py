@@ -177,7 +177,7 @@ def test_prediction_equals_what_the_cpu_kernel_keeps(name, precision):
     if others.get(name):
         pytest.skip(others[name])
     real, told = kept(name, workload, "cpu"), predicted(name, workload)
-    random = sum(term.amount for term in told if "random state" in term.name or "unused state" in term.name)
+    random = sum(term.amount for term in told if term.because == "dropout is drawn again")
     assert size(real) + statistics(real) == told.total - random
 
 

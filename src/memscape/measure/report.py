@@ -68,6 +68,8 @@ def _named(comparison: Comparison) -> list[str]:
 def _missing(comparison: Comparison, most: int) -> list[str]:
     """Name what differs: tensors kept, and the largest tensors at the moment that is furthest off."""
     lines = []
+    if comparison.unmatched and comparison.device == "cpu":
+        lines += ["a CPU has its own attention kernel and LayerNorm; what CUDA keeps is measured on cuda or meta", ""]
     if comparison.unmatched:
         lines += ["kept for backward, other than predicted:", *(f"  {each}" for each in comparison.unmatched[:most])]
     off = max(comparison.readings, key=lambda reading: abs(reading.rest or 0))

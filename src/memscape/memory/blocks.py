@@ -204,7 +204,7 @@ def eager(
     for each, name in ((bias, "scores with bias"), (t.mask if masked else None, "masked scores")):
         scores = scores if each is None else t.add(scores, each, name)
     weights = t.softmax(scores, "attention weights", dtype)
-    weights = t.cast(weights, v.dtype, "attention weights") if narrow else weights
+    weights = t.cast(weights, q.dtype if dtype else v.dtype, "attention weights") if narrow else weights
     del scores
     weights = t.dropout(weights, t.rate("attention"), "attention dropout")
     attended = t.product(weights, v, {"heads": t.model.heads, **_width(v)}, "attended")

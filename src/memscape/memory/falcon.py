@@ -34,7 +34,12 @@ def biased_mask(t: Pass) -> None:
     t.frame = [t.free("padding mask", t.rows, {}, "int64")]
     t.position_bias = position_bias(t, batch, keys, t.weights)
     t.mask = t.free("mask with position bias", t.rows, {"heads": t.model.heads, **keys}, t.weights)
-    t.tables = [t.mask] if t.sdpa else []
+    t.tables = [t.mask] if t.sdpa and not ungrouped(t) else []
+
+
+def ungrouped(t: Pass) -> bool:
+    """Whether attention is called with fewer key and value heads than query heads, which no kernel takes as it is."""
+    return t.grouped and not t.model.cache_repeats_heads
 
 
 def linear(t: Pass, x: Tensor, out: Sizes, name: str, bias: bool) -> Tensor:
@@ -128,7 +133,7 @@ def written_out(t: Pass, q: Tensor, k: Tensor, v: Tensor) -> Attended:
 def fused(t: Pass, q: Tensor, k: Tensor, v: Tensor) -> Attended:
     """Attention in the kernel that takes a mask."""
     q, k, v = t.lower(q), t.lower(k), t.lower(v)
-    if t.grouped and not t.model.cache_repeats_heads:
+    if ungrouped(t):
         return written_out(t, q, k, v)
     mask = t.mask
     if mask is not None and mask.dtype == "bool":

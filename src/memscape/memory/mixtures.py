@@ -184,7 +184,7 @@ def llama4_attention(t: Pass, x: Tensor, turned: bool) -> Attended:
         _places = t.storage("positions", t.tokens, "int64")
         scale = t.free("scale of each position", t.tokens, {}, FP32)
         q = t.cast(t.turned(q, scale, "scaled query in fp32"), q.dtype, "scaled query")
-    attended, weights = blocks.fused(t, q, k, v) if t.sdpa else blocks.eager(t, q, k, v, dtype="")
+    attended, weights = blocks.fused(t, q, k, v) if t.sdpa else blocks.eager(t, q, k, v, dtype="", narrow=False)
     return blocks.output(t, attended), weights
 
 
