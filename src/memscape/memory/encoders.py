@@ -51,6 +51,7 @@ def bert_layer(t: Pass, x: Tensor, _kind: LayerKind, dropout_after_mlp: bool = T
     attended, _weights = _self_attention(t, x)
     attended = t.dropout(blocks.output(t, attended), t.rate("hidden"), "residual dropout")
     x = blocks.layer_norm(t, t.add(attended, x, "residual stream"), ATTENTION_NORM)
+    del attended
     t.part = "mlp"
     inner = blocks.mlp(t, x)
     if dropout_after_mlp:

@@ -59,7 +59,9 @@ def _bias(t: Pass, name: str, columns: Sizes, by_expert: Storage, pairs: Sizes) 
         return None
     bias = t.parameter(f"{name} bias", {**each(t), **columns})
     node = t.noted({**pairs, **columns}, bias.dtype, [(bias, NEW)], [(by_expert, PLACES)])
-    return Tensor(t.storage(f"{name} bias of each row", {**pairs, **columns}, bias.dtype), pairs, columns, bias.dtype, node)
+    return Tensor(
+        t.storage(f"{name} bias of each row", {**pairs, **columns}, bias.dtype), pairs, columns, bias.dtype, node
+    )
 
 
 def _product(t: Pass, x: Tensor, columns: Sizes, name: str, ends: Storage, bias: Tensor | None) -> Tensor:

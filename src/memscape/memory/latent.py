@@ -62,7 +62,9 @@ def _expanded(t: Pass, latent: Tensor, k_rot: Tensor) -> tuple[Tensor, Tensor]:
     k_pass, v = t.split(both, {**heads, "nope_dim": m.nope_dim}, {**heads, "value_dim": m.value_dim})
     spread = Tensor(k_rot.storage, k_rot.rows, {**heads, **k_rot.columns}, k_rot.dtype)
     spread.node = t.noted(spread.sizes, k_rot.dtype, [(k_rot, NEW)])
-    k = Tensor(t.storage("key", {**latent.rows, **t.queries}, both.dtype), latent.rows, t.queries, both.dtype, layout="heads")
+    k = Tensor(
+        t.storage("key", {**latent.rows, **t.queries}, both.dtype), latent.rows, t.queries, both.dtype, layout="heads"
+    )
     k.node = t.noted(k.sizes, k.dtype, [(k_pass, NEW)], scratch=1)
     node = t.noted(k.sizes, k.dtype, [(k, NEW), (spread, NEW)])
     if node is not None:

@@ -219,20 +219,21 @@ class Operators(Tape):
         bias: bool = True,
         weight: bool = True,
         shape: Sizes | None = None,
-        given: Tensor | None = None,
+        given: Sequence[Tensor] = (),
     ) -> Tensor:
         """Apply the fused LayerNorm: its input, and the mean and deviation of each row in fp32.
 
-        `shape`: the weights' sizes, where several norms run side by side; `given`: a computed weight, which is kept.
+        `shape`: the weights' sizes, where several norms run side by side; `given`: weight and bias that were computed
+        in the type that the norm runs in, and are kept.
         """
-        x = self.wider(x)
+        x = x if given else self.wider(x)
         rows = {**x.rows, **{key: size for key, size in x.columns.items() if key not in width}}
         statistics = [self.storage(name, rows, FP32) for name in ("mean", "deviation")]
         kept = [(x.storage, "the statistics' gradient"), *((each, "the backward of the norm") for each in statistics)]
-        named = ["weight"] * (weight and given is None) + ["bias"] * bias
-        parameters: list[tuple[Tensor | Parameter, str]] = [] if given is None else [(given, NEW)]
+        named = (["weight"] * weight + ["bias"] * bias)[len(given) :]
+        parameters: list[tuple[Tensor | Parameter, str]] = [(each, NEW) for each in given]
         parameters += [(self.parameter(name, shape or width), NEW) for name in named]
-        kept += [] if given is None else [(given.storage, "the gradient of the input")]
+        kept += [(each.storage, "the gradient of the input") for each in given]
         return self.made("normalised", [(x, NEW), *parameters], kept)
 
     # matrices

@@ -154,21 +154,20 @@ class Pass(Operators):
         """
 
         def run(t: Pass, x: Tensor) -> Tensor:
-            handed = {name: each for name in t.hands if (each := getattr(t, name)) is not None}
+            named = {name: each for name in t.hands if (each := getattr(t, name)) is not None}
             first, t.keeping = len(t.nodes), False
             output = layer(t, x)
             t.keeping = True
             del t.nodes[first:]
-            kept = [(each.storage, AGAIN) for each in (x, *handed.values())]
+            named = {"": x, **named}
+            kept = [(each.storage, AGAIN) for each in named.values()]
             if t.mask is not None and hands_mask:
                 kept.append((t.mask.storage, AGAIN))
-            output.node = t.noted(x.sizes, x.dtype, [(each, NEW) for each in (x, *handed.values())], kept)
+            output.node = t.noted(x.sizes, x.dtype, [(each, NEW) for each in named.values()], kept)
             if output.node is not None:
-                inputs = [
-                    Input(name, y.rows, y.columns, y.dtype, y.trained, y.layout) for name, y in {"": x, **handed}.items()
-                ]
+                inputs = [Input(name, y.rows, y.columns, y.dtype, y.trained, y.layout) for name, y in named.items()]
                 output.node.recompute = partial(t.again, layer, inputs)
-                t._also_made(output.node, handed)
+                t._also_made(output.node, named)
             return output
 
         return run
@@ -181,20 +180,9 @@ class Pass(Operators):
                 made.node, made.place = node, place
 
     def again(self, layer: Callable[[Pass, Tensor], Tensor], inputs: Sequence[Input], node: Node) -> Storage:
-        """Run a layer again from its kept inputs and go back through it; return the gradient of the first.
-
-        It runs until all is there that backward needs: what comes after the last tensor kept is never made.
-        """
+        """Run a layer again from its kept inputs and go back through it; return the gradient of the first."""
         start, first, begin = Node(()), len(self.nodes), len(self.events)
-        ways = iter(node.ways[1:])
-        for each, kept in zip(inputs[1:], node.kept[1:], strict=False):
-            way = next(ways) if each.trained else None
-            tensor = Tensor(kept.storage, each.rows, each.columns, each.dtype, None, each.layout)
-            if way is not None:
-                assert isinstance(way.to, Node)
-                tensor.node, tensor.place = way.to, way.place
-            setattr(self, each.name, tensor)
-            del tensor
+        self._take(inputs, node)
         _, rows, columns, dtype, *_ = inputs[0]
         results = [layer(self, Tensor(node.kept[0].storage, rows, columns, dtype, start))]
         results += [getattr(self, name) for name in self.hands]
@@ -207,13 +195,28 @@ class Pass(Operators):
             setattr(self, name, None)
         del results
         self.copies.clear()
-        rest = self.events[max(begin, self.last_kept) :]
-        never = {event for event in rest if event >= 0}
-        self.events[len(self.events) - len(rest) :] = [each for each in rest if not {each, ~each} & never]
+        self._cut(max(begin, self.last_kept))
         self.recomputed = True
         self.backward(first)
         self.recomputed = False
         return start.gradients[0]
+
+    def _take(self, inputs: Sequence[Input], node: Node) -> None:
+        """Give a layer what it was handed beside its first input; gradients of it go where they went before."""
+        ways = iter(node.ways[1:])
+        for each, kept in zip(inputs[1:], node.kept[1:], strict=False):
+            tensor = Tensor(kept.storage, each.rows, each.columns, each.dtype, None, each.layout)
+            if each.trained:
+                way = next(ways)
+                assert isinstance(way.to, Node)
+                tensor.node, tensor.place = way.to, way.place
+            setattr(self, each.name, tensor)
+
+    def _cut(self, at: int) -> None:
+        """Leave out what comes after the last tensor kept: a layer runs again only until all is there for backward."""
+        rest = self.events[at:]
+        never = {event for event in rest if event >= 0}
+        self.events[at:] = [event for event in rest if not {event, ~event} & never]
 
     def rate(self, site: str) -> float:
         """Return the dropout rate of a site: "embedding", "attention", "hidden"."""

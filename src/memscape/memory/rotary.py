@@ -1,4 +1,4 @@
-"""Rotary positions beside the usual ones of `blocks.py`: halves without a swap, pairs of neighbours, complex numbers."""
+"""Rotary positions beside the usual ones of `blocks.py`: two halves apart, pairs of neighbours, complex numbers."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from memscape.memory.tape import Node, Sizes, Storage, Tensor
 from memscape.model import Model
 
 CROSS_NORM, FINAL_NORM = "cross-attention norm", "final norm"
+Attended = tuple[Tensor, Tensor | None]
 
 
 def t5_stages(model: Model) -> list[Stage]:
@@ -50,6 +51,8 @@ def decoder_embed(t: Pass, x: Tensor) -> Tensor:
     if not t.sdpa:
         t.part = "mask"
         t.mask = t.free("mask", rows, {"key_tokens": t.written["target_tokens"]}, t.weights)
+    if x.node is None and t.training.recompute == "full":  # a checkpoint needs an input that takes a gradient
+        x.node = Node(())
     return x
 
 
@@ -82,28 +85,32 @@ def t5_head(t: Pass, x: Tensor) -> Tensor:
 
 def encoder_layer(t: Pass, x: Tensor) -> Tensor:
     """Attention within the encoder, then the MLP."""
-    return _feed_forward(t, _self_attention(t, x, causal=False))
+    x, _weights = _self_attention(t, x, causal=False)
+    return _feed_forward(t, x)
 
 
 def decoder_layer(t: Pass, x: Tensor) -> Tensor:
     """Attention to what is written so far, attention to the encoder, then the MLP."""
-    return _feed_forward(t, _cross_attention(t, _self_attention(t, x, causal=True)))
+    x, _weights = _self_attention(t, x, causal=True)
+    x, _weights = _cross_attention(t, x)
+    return _feed_forward(t, x)
 
 
-def _self_attention(t: Pass, x: Tensor, causal: bool) -> Tensor:
+def _self_attention(t: Pass, x: Tensor, causal: bool) -> Attended:
     normed = blocks.t5_norm(t, x, ATTENTION_NORM)
     t.part = "attention"
     q, k, v = blocks.separate_heads(t, normed)
     if t.position_bias is None:
         t.position_bias = _position_bias(t, t.written if causal else t.tokens, causal)
     if t.sdpa:
-        attended, _weights = _kernel(t, q, k, v, t.position_bias, causal), None
+        attended, weights = _kernel(t, q, k, v, t.position_bias, causal)
     else:
-        attended, _weights = blocks.eager(t, q, k, v, dtype="", bias=t.position_bias, narrow=False)
-    return _added(t, x, blocks.output(t, attended))
+        attended, weights = blocks.eager(t, q, k, v, dtype="", bias=t.position_bias, narrow=False)
+    attended = blocks.output(t, attended)
+    return _added(t, x, attended), weights
 
 
-def _cross_attention(t: Pass, x: Tensor) -> Tensor:
+def _cross_attention(t: Pass, x: Tensor) -> Attended:
     normed = blocks.t5_norm(t, x, CROSS_NORM)
     t.part = "cross-attention"
     assert t.memory is not None
@@ -112,23 +119,31 @@ def _cross_attention(t: Pass, x: Tensor) -> Tensor:
     if t.cross_bias is None:
         t.cross_bias = _no_bias(t, q)
     if t.sdpa:
-        attended, _weights = _kernel(t, q, k, v, t.cross_bias, causal=False), None
+        attended, weights = _kernel(t, q, k, v, t.cross_bias, causal=False)
     else:
-        attended, _weights = blocks.eager(t, q, k, v, dtype="", bias=t.cross_bias, masked=False, narrow=False)
-    return _added(t, x, blocks.output(t, attended))
+        attended, weights = blocks.eager(t, q, k, v, dtype="", bias=t.cross_bias, masked=False, narrow=False)
+    attended = blocks.output(t, attended)
+    return _added(t, x, attended), weights
 
 
 def _feed_forward(t: Pass, x: Tensor) -> Tensor:
+    y = blocks.t5_norm(t, x, MLP_NORM)
+    y = _mlp(t, y)
+    return _added(t, x, y)
+
+
+def _mlp(t: Pass, x: Tensor) -> Tensor:
     """The MLP, with dropout within it too; the last matrix reads the type that it is stored in."""
-    normed = blocks.t5_norm(t, x, MLP_NORM)
     t.part, width = "mlp", {"ffn_size": t.model.ffn_size}
     if t.model.gated:
-        inner = blocks.activated(t, t.linear(normed, width, "gate"))
-        inner = t.multiply(inner, t.linear(normed, width, "up"), "gated")
+        gate = blocks.activated(t, t.linear(x, width, "gate"))
+        up = t.linear(x, width, "up")
+        inner = t.multiply(gate, up, "gated")
     else:
-        inner = blocks.activated(t, t.linear(normed, width, "up"))
-    inner = t.cast(t.dropout(inner, t.rate("hidden"), "mlp dropout"), t.weights)
-    return _added(t, x, t.linear(inner, t.hidden, "down"))
+        inner = blocks.activated(t, t.linear(x, width, "up"))
+    inner = t.dropout(inner, t.rate("hidden"), "mlp dropout")
+    inner = t.cast(inner, t.weights)
+    return t.linear(inner, t.hidden, "down")
 
 
 def _added(t: Pass, x: Tensor, y: Tensor) -> Tensor:
@@ -149,7 +164,7 @@ def _position_bias(t: Pass, tokens: Sizes, causal: bool) -> Tensor:
 
 
 def _buckets(t: Pass, pair: Sizes, causal: bool) -> Storage:
-    """Sort the distances between tokens into buckets, near ones finely; in between stand tables as large as the result."""
+    """Sort distances between tokens into buckets, near ones finely, with tables as large as the result in between."""
 
     def table(name: str, dtype: str = "int64") -> Storage:
         return t.storage(name, pair, dtype)
@@ -173,7 +188,7 @@ def _no_bias(t: Pass, q: Tensor) -> Tensor:
     return bias
 
 
-def _kernel(t: Pass, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, causal: bool) -> Tensor:
+def _kernel(t: Pass, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, causal: bool) -> Attended:
     """Attend in a kernel that takes the bias as an additive mask, head by head; causality is put into it."""
     if causal:
         seen = t.free("what may be seen", t.written, {"key_tokens": t.written["target_tokens"]}, "bool")
@@ -183,4 +198,4 @@ def _kernel(t: Pass, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, causal: bool
         bias = t.copy(bias, "bias, head by head", layout="heads")
     q, k, v, bias = t.lower(q), t.lower(k), t.lower(v), t.lower(bias)
     columns = {"heads": t.model.heads, "padded_key_tokens": 16 * ceil_div(bias.sizes["key_tokens"], 16)}
-    return t.efficient(q, k, v, t.spread(bias, q.rows, columns))
+    return t.efficient(q, k, v, t.spread(bias, q.rows, columns)), None

@@ -233,7 +233,7 @@ class Trace:
         return net, top, at
 
     def _times(self, index: int, name: str) -> int:
-        """How often a stage frees a block: the copies that autocast made of all layers' weights go together at the end."""
+        """How often a stage frees a block: autocast's copies of the weights of all layers go together at the end."""
         block = self.tape.blocks[index]
         if block.role != "copy" or block.scope == name:
             return 1

@@ -45,35 +45,38 @@ def _label(name: str, way: Breakdown, chosen: bool) -> str:
     return f"{words}<br>{units.amount(way.total)}"
 
 
-def course(
-    moments: Mapping[str, Breakdown], highest: Collection[int], pairs: Sequence[str], limit: tuple[str, int]
-) -> Figure:
-    """Return the moments of two steps as stacked bars, side by side in pairs; the highest are marked.
+def course(moments: Mapping[str, Breakdown], highest: Collection[int], pairs: Sequence[str], capacity: int) -> Figure:
+    """Return the moments of two steps as stacked bars, side by side in pairs, and the memory of a device as a line.
 
-    `limit` is a device and its memory: a line, where it is not far above the bars.
+    The highest moments are marked. The line is there where it is in sight.
     """
     peak = max(alive.total for alive in moments.values())
-    device, line = limit[0], limit[1] if limit[1] <= 2 * peak else 0
+    line = capacity if in_sight(moments.values(), capacity) else 0
     scale, unit = scale_of(max(peak, line))
+    end = nice_end(max(peak, line) / scale * HEADROOM)
     places = [place + place // 2 * 0.35 + place // (len(moments) // 2) * 0.5 for place in range(len(moments))]
     phases = [alive.by("phase") for alive in moments.values()]
     bars = [
         _bars(phase, "part", places, [alive.get(phase, 0) for alive in phases], scale, moments)
         for phase in ordered(phases, PHASE_NAMES)
     ]
-    marks = [_mark(places[place], units.amount(peak), peak / scale) for place in highest]
+    marks = [(places[place], peak / scale, f"{units.amount(peak)}<br>▼") for place in highest]
     layout = {
         "barmode": "stack",
         "bargap": 0.06,
         "showlegend": False,
         "xaxis": PLAIN
         | {"tickvals": _middles(places, 2), "ticktext": [*pairs], "autotickangles": [0, 90], "automargin": True},
-        "yaxis": _upwards(unit, nice_end(max(peak, line) / scale * HEADROOM)),
-        "annotations": [*_steps(places), *marks, *_limit(line, scale, device)],
-        "shapes": _limit_line(line, scale),
+        "yaxis": _upwards(unit, end),
+        "shapes": _limit(line / scale) if line else [],
         "margin": {"l": 50, "r": 12, "t": 26, "b": 30},
     }
-    return {"data": bars, "layout": layout}
+    return {"data": [*bars, _words([*_steps(places, end), *marks])], "layout": layout}
+
+
+def in_sight(moments: Iterable[Breakdown], capacity: int) -> bool:
+    """Whether the memory of a device is not far above what is held."""
+    return bool(capacity <= 2 * max(alive.total for alive in moments))
 
 
 def _upwards(unit: str, end: float) -> Figure:
@@ -86,32 +89,30 @@ def _middles(places: Sequence[float], count: int) -> list[float]:
     return [sum(run) / len(run) for run in runs]
 
 
-def _steps(places: Sequence[float]) -> list[Figure]:
-    """The names of the two steps above their bars."""
-    middles = zip(("first step", "every later step"), _middles(places, len(places) // 2), strict=True)
-    return [_note(f"<b>{name}</b>", x, 1) | {"yref": "paper", "yanchor": "bottom"} for name, x in middles]
+def _steps(places: Sequence[float], end: float) -> list[tuple[float, float, str]]:
+    """The names of the two steps, above their bars."""
+    names = ("first step", "every later step")
+    return [(x, end, name) for name, x in zip(names, _middles(places, len(places) // 2), strict=True)]
 
 
-def _mark(x: float, words: str, height: float) -> Figure:
-    """The amount at a highest moment, with an arrow."""
-    arrow = {"showarrow": True, "arrowhead": 2, "arrowcolor": "var(--ink)", "ax": 0, "ay": -22}
-    return _note(f"<b>{words}</b>", x, height) | arrow
+def _words(words: Sequence[tuple[float, float, str]]) -> Figure:
+    """Words above places of the chart; as points, since annotations take longer to draw."""
+    return {
+        "type": "scatter",
+        "mode": "text",
+        "x": [x for x, _, _ in words],
+        "y": [y for _, y, _ in words],
+        "text": [f"<b>{each}</b>" for _, _, each in words],
+        "textposition": "top center",
+        "textfont": {"size": 13},
+        "cliponaxis": False,
+        "hoverinfo": "skip",
+    }
 
 
-def _limit_line(line: int, scale: float) -> list[Figure]:
+def _limit(height: float) -> list[Figure]:
     stroke = {"color": "var(--alert)", "width": 2, "dash": "dash"}
-    place = {"xref": "paper", "x0": 0, "x1": 1, "y0": line / scale, "y1": line / scale}
-    return [{"type": "line", "line": stroke, **place}] if line else []
-
-
-def _limit(line: int, scale: float, device: str) -> list[Figure]:
-    note = _note(f"{device}: {units.amount(line)}", 0, line / scale)
-    place = {"xref": "paper", "xanchor": "left", "yanchor": "bottom", "bgcolor": "var(--card)"}
-    return [note | place] if line else []
-
-
-def _note(words: str, x: float, y: float) -> Figure:
-    return {"text": words, "x": x, "y": y, "showarrow": False, "font": {"size": 13}}
+    return [{"type": "line", "line": stroke, "xref": "paper", "x0": 0, "x1": 1, "y0": height, "y1": height}]
 
 
 def _bars(

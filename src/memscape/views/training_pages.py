@@ -32,10 +32,7 @@ UPDATES = {
     "fused": "in one fused kernel",
 }
 PAIRS = ("forward", "backward", "update") * 2
-STEPS = (
-    "<h2>The course of two steps</h2><p>Of each pair of bars the left one is the highest point, the right one the "
-    "end.</p>"
-)
+STEPS = "Of each pair of bars the left one is the highest point, the right one the end."
 OPTIMIZERS = (
     "sgd", "sgd-momentum", "adafactor", "lion-8bit", "adamw-8bit", "lion", "muon", "rmsprop", "adamw", "adamw-amsgrad",
 )  # fmt: skip
@@ -144,14 +141,14 @@ def _show_trained(seen: Trained) -> dict[str, Any]:
     names = {f"Step {step}, {MOMENTS[moment]}": alive for (step, moment), alive in seen.moments.items()}
     marked = [place for place, key in enumerate(seen.moments) if key in seen.highest]
     bar = figures.memory_bar(peak, device.usable_bytes, 1, device.name)
-    course = courses.course(names, marked, PAIRS, (device.name, device.usable_bytes))
+    course = courses.course(names, marked, PAIRS, device.usable_bytes)
     when = MOMENTS[seen.highest[0][1]]
     sums = "; ".join(f"{name}: {units.amount(alive.total)}" for name, alive in names.items())
     return {
         "answer": _trained_answer(seen),
         "fit": f"<h2>On one {escape(device.name)}</h2>{text.legend([peak])}",
         "bar": (bar, text.described(peak, f"1 × {device.name}")),
-        "steps": f"{STEPS}{text.legend(seen.moments.values())}",
+        "steps": f"<h2>The course of two steps</h2><p>{STEPS} {_limit(seen)}</p>{text.legend(seen.moments.values())}",
         "course": (course, f"Memory in the course of two steps. {sums}. {_when(seen)}"),
         "moments": f"<h2>The same in numbers</h2>{text.course(seen.moments, MOMENTS)}",
         "parts": f"<h2>What is held {when}</h2><p>Open a part to see its terms.</p>{text.table(peak)}",
@@ -161,6 +158,13 @@ def _show_trained(seen: Trained) -> dict[str, Any]:
     }
 
 
+def _limit(seen: Trained) -> str:
+    size = f"one {escape(seen.device.name)}, {units.amount(seen.device.usable_bytes)}"
+    if courses.in_sight(seen.moments.values(), seen.device.usable_bytes):
+        return f"The dashed line is the memory of {size}."
+    return f"The memory of {size}, is far above."
+
+
 def _trained_answer(seen: Trained) -> str:
     asked, peak = seen.asked, seen.moments[seen.highest[0]]
     parts = [f"{text.name_of(part).lower()} {units.amount(size)}" for part, size in peak.by("phase").items() if size]
@@ -168,7 +172,7 @@ def _trained_answer(seen: Trained) -> str:
     return (
         f"<p class='over'>{_when(seen)}</p><p class='big'>{units.amount(peak.total)}</p><p class='lead'>"
         f"Training {what} holds <b>{units.exact(peak.total)} bytes</b> ({units.amount(peak.total, 'GiB')}): "
-        f"{', '.join(parts)}. {_fits(seen)}</p>"
+        f"{', '.join(parts)}.</p><p class='lead'>{_fits(seen)}</p>"
     )
 
 
