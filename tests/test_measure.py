@@ -200,12 +200,13 @@ def test_whole_step_of_real_tensors_equals_the_meta_device(name, recompute):
 @torch
 @pytest.mark.parametrize("name", ["gpt2", "llama-3.2-1b", "t5-base"])
 def test_whole_step_of_real_tensors_equals_the_prediction(name):
-    """Above weights, buffers and input ids nothing is left to explain beyond a thousandth."""
+    """Above weights, buffers and input ids nothing is left to explain; a peak may be off by a hundredth."""
     from memscape.measure import compare
 
     found = compare(tiny(name), training(precision="fp32", attention="eager"), "cpu")
     assert len(found.readings) == 13 and not found.unmatched and not found.no_prediction
-    assert all(abs(each.rest) <= each.measured / 1000 for each in found.readings)
+    for each in found.readings:
+        assert abs(each.rest) <= (each.measured / 100 if each.moment.endswith("peak") else 0), each
 
 
 @torch
@@ -247,7 +248,7 @@ def test_rows_are_appended_with_device_and_versions(tmp_path):
     path = tmp_path / "measured.csv"
     save(found, path)
     assert save(found, path) == path
-    rows = list(csv.DictReader(path.open(encoding="utf-8")))
+    rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
     assert len(rows) == 2 * 13 and {row["device"] for row in rows} == {"meta"}
     assert all(row["torch"] and row["transformers"] and row["date"] and row["measured_bytes"] for row in rows)
     assert [row["moment"] for row in rows[:13]] == [each.moment for each in found.readings]

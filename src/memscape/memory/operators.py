@@ -98,15 +98,17 @@ class Operators(Tape):
         return self.cast(x, FP32) if self.autocast else x
 
     def used(self, weight: Parameter) -> Tensor | Parameter:
-        """Return the weight as a matrix product reads it: under autocast a copy, made once and held until the end."""
+        """Return the weight as a matrix product reads it: under autocast a copy, which is held if the weight is trained."""
         if not self.autocast or weight.dtype == BF16:
             return weight
         key = (weight.scope, weight.part, weight.name)
-        if key not in self.copies:
-            storage = self.storage(f"{weight.name} copy in bf16", weight.sizes, BF16, "copy")
-            node = self.noted(weight.sizes, BF16, [(weight, NEW)])
-            self.copies[key] = Tensor(storage, {}, weight.sizes, BF16, node)
-        return self.copies[key]
+        if key in self.copies:
+            return self.copies[key]
+        storage = self.storage(f"{weight.name} copy in bf16", weight.sizes, BF16, "copy")
+        copy = Tensor(storage, {}, weight.sizes, BF16, self.noted(weight.sizes, BF16, [(weight, NEW)]))
+        if weight.trained:
+            self.copies[key] = copy
+        return copy
 
     # views: another look at the same storage
 
