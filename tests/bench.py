@@ -75,6 +75,11 @@ def _core() -> None:
     _row("one scalar parameters + kv_cache", f"{1e3 * answers:.3f} ms", "1 ms")
     _row("one scalar memory, BF16", f"{1e3 * served:.3f} ms", "")
     _row("one scalar weights, Q4_K_M", f"{1e3 * q4:.3f} ms", "")
+    small, lengths = ms.model("llama-3.1-8b"), iter(range(1000, 10**6))  # another length each time: nothing remembered
+    kept = _median(lambda: ms.activations(small, ms.Training(1, next(lengths))).total)
+    course = _median(lambda: ms.memory(small, ms.Training(1, next(lengths))).total)
+    _row("one scalar activations, training", f"{1e3 * kept:.3f} ms", "")
+    _row("one scalar memory, training", f"{1e3 * course:.3f} ms", "3 ms")
 
 
 def _process(code: str) -> float:

@@ -21,8 +21,8 @@ def activations(model: Model, workload: Inference | Training, layout: Layout | N
     """Count the bytes of activations: for inference the highest point of prefill, for training what backward needs.
 
     For training see `kept_tensors` (transformers) and `megatron_activations` (fused kernels; it alone takes a layout so
-    far). With `engine="transformers"` a prompt is read in one pass and every tensor alive at its highest point is a term
-    (`prefill_at_highest`). The rest of this text is about other engines, which compute one layer at a time.
+    far). With `engine="transformers"` a prompt is read in one pass, and every tensor alive at its highest point is a
+    term (`prefill_at_highest`). The rest of this text is about other engines, which compute one layer at a time.
 
         T · (c · h + widest) · w  +  sequences · V · 4      [bytes], T tokens in one forward pass
 

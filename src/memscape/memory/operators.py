@@ -98,7 +98,7 @@ class Operators(Tape):
         return self.cast(x, FP32) if self.autocast else x
 
     def used(self, weight: Parameter) -> Tensor | Parameter:
-        """Return the weight as a matrix product reads it: under autocast a copy, which is held if the weight is trained."""
+        """Return the weight as a matrix product reads it: under autocast a copy, held if the weight is trained."""
         if not self.autocast or weight.dtype == BF16:
             return weight
         key = (weight.scope, weight.part, weight.name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from memscape.breakdown import Breakdown, Quantity, Term, ceil_div, product
+from memscape.breakdown import Breakdown, Quantity, Term, product
 from memscape.memory.modules import Run, Stored
 from memscape.memory.optimizers import BYTES, Optimizer, divided, optimizer, takes
 from memscape.memory.tensors import Sizes
