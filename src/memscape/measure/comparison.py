@@ -16,7 +16,8 @@ from typing import Any
 import memscape
 from memscape import tables
 from memscape.breakdown import Breakdown, product
-from memscape.measure.course import Course, optimizer_words, serving_course, step_course
+from memscape.measure.course import Course, serving_course, step_course
+from memscape.measure.optimizers import optimizer_words
 from memscape.measure.subject import Adapters, Config, shortened
 from memscape.measure.witness import Kept, saved_tensors
 from memscape.problem import Problem

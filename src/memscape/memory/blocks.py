@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from memscape.memory.operators import BF16, FP32, NEW
 from memscape.memory.passes import Pass as Pass
-from memscape.memory.tape import Sizes, Storage, Tensor
+from memscape.memory.tape import Parameter, Sizes, Storage, Tensor
 
 ATTENTION_NORM, MLP_NORM = "attention norm", "mlp norm"
 QUERY_NORM, KEY_NORM = "query norm", "key norm"
@@ -64,11 +64,15 @@ def gemma_norm(t: Pass, x: Tensor, part: str) -> Tensor:
     dtype = x.dtype
     wide = t.cast(x, FP32, "input in fp32")
     output = t.multiply(wide, _scale(t, wide), "normalised in fp32")
-    weight = t.parameter("weight", _width(x))
-    plus_one = Tensor(t.storage("one plus weight", weight.sizes, FP32), {}, weight.sizes, FP32)
-    plus_one.node = t.noted(weight.sizes, FP32, [(weight, NEW)])
+    plus_one = derived(t, t.parameter("weight", _width(x)), "one plus weight", FP32)
     output = t.multiply(output, plus_one, "output in fp32")
     return t.cast(output, dtype, "output")
+
+
+def derived(t: Pass, weight: Parameter, name: str, dtype: str) -> Tensor:
+    """Make a tensor of the size of a weight from it: one more, or the same in another type."""
+    node = t.noted(weight.sizes, dtype, [(weight, NEW)])
+    return Tensor(t.storage(name, weight.sizes, dtype), {}, weight.sizes, dtype, node)
 
 
 def t5_norm(t: Pass, x: Tensor, part: str) -> Tensor:

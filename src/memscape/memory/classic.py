@@ -5,7 +5,7 @@ from __future__ import annotations
 from memscape.memory import blocks
 from memscape.memory.blocks import ATTENTION_NORM, MLP_NORM, Heads, Pass
 from memscape.memory.operators import BF16, FOR_OWN, FP32, NEW
-from memscape.memory.tape import Sizes, Tensor
+from memscape.memory.tape import Kept, Node, Sizes, Tensor
 from memscape.model import LayerKind
 
 Attended = tuple[Tensor, Tensor | None]
@@ -33,9 +33,23 @@ def position_bias(t: Pass, rows: Sizes, tokens: Sizes, dtype: str) -> Tensor:
     return t.free("position bias", rows, {"heads": t.model.heads, **tokens}, dtype)
 
 
+def words(t: Pass, width: Sizes | None = None) -> Tensor:
+    """Look up the words; of a frozen table they take a gradient all the same where PEFT asks for one."""
+    t.part = "embedding"
+    x = t.embedding(t.ids, t.rows, {"vocab_size": t.model.vocab_size}, width or t.hidden, "word")
+    if x.node is None and t.lora and (t.training.recompute == "full" or t.training.method == "qlora"):
+        x.node = Node((), [Kept(x.storage, "its own gradient")])
+    return x
+
+
+def hold_words(t: Pass, x: Tensor) -> None:
+    """Hold the words while the layers run, as the model's own function does; without backward it is done elsewhere."""
+    t.frame = [x] if t.learning else []
+
+
 def hold_weights(t: Pass, dtype: str = "") -> None:
-    """Hold attention weights as of a layer before: a checkpointed layer finds them, and leaves its own."""
-    if t.training.recompute == "full" and not t.sdpa and t.model.layers > 1:
+    """Hold attention weights as of a layer before: a layer that keeps nothing finds them, and leaves its own."""
+    if (t.training.recompute == "full" or not t.learning) and not t.sdpa and t.model.layers > 1:
         t.part = "attention"
         columns = {"heads": t.model.heads, "key_tokens": t.training.sequence_tokens}
         t.frame.append(t.free("attention weights", t.rows, columns, dtype or (BF16 if t.autocast else t.weights)))
@@ -43,7 +57,7 @@ def hold_weights(t: Pass, dtype: str = "") -> None:
 
 def replace_weights(t: Pass, weights: Tensor | None) -> None:
     """Hold a layer's attention weights, which it returned, in place of those of the layer before."""
-    if weights is None or t.keeping:
+    if weights is None or (t.keeping and t.learning):
         return
     if t.frame and "key_tokens" in t.frame[-1].columns:
         t.frame.pop()
@@ -55,10 +69,8 @@ def replace_weights(t: Pass, weights: Tensor | None) -> None:
 
 def opt_embed(t: Pass) -> Tensor:
     """Words, projected where they are narrow, and learned positions, which are counted per sequence."""
-    t.part = "embedding"
     narrow = t.model.embedding_projection == "in_out"
-    width = {"embedding_size": t.model.embedding_size} if narrow else t.hidden
-    x = t.embedding(t.ids, t.rows, {"vocab_size": t.model.vocab_size}, width, "word")
+    x = words(t, {"embedding_size": t.model.embedding_size} if narrow else t.hidden)
     padding = t.free("padding mask", t.rows, {}, FP32)
     t.places = t.storage("positions", t.rows, "int64")
     blocks.eager_mask(t)
@@ -67,7 +79,8 @@ def opt_embed(t: Pass) -> Tensor:
     del places
     if narrow:
         x = t.linear(x, t.hidden, "projection")
-    t.frame = [x, learned, padding]
+    hold_words(t, x)
+    t.frame += [learned, padding]
     return t.add(x, learned, "embedded")
 
 
@@ -111,13 +124,13 @@ def opt_layer(t: Pass, x: Tensor, _kind: LayerKind) -> Tensor:
 
 def bloom_embed(t: Pass) -> Tensor:
     """Words and a norm; the position bias that all layers add to their scores."""
-    words = blocks.words(t, t.ids)
-    x = blocks.layer_norm(t, words, "embedding norm")
+    x = words(t)
+    hold_words(t, x)
+    x = blocks.layer_norm(t, x, "embedding norm")
     rows, keys = {"micro_batch": t.training.micro_batch}, {"key_tokens": t.training.sequence_tokens}
     t.position_bias = position_bias(t, rows, keys, t.weights)
-    slopes = t.free("slopes", {}, {"heads": t.model.heads}, FP32)
+    t.frame.append(t.free("slopes", {}, {"heads": t.model.heads}, FP32))
     blocks.eager_mask(t)
-    t.frame = [words, slopes]
     hold_weights(t)
     return x
 
@@ -176,7 +189,7 @@ def bloom_layer(t: Pass, x: Tensor, _kind: LayerKind) -> Tensor:
 
 def mpt_embed(t: Pass) -> Tensor:
     """Words; a position bias for the longest sequence, and a mask of one byte."""
-    x = blocks.words(t, t.ids)
+    x = words(t)
     t.position_bias = position_bias(t, {}, {"max_tokens": t.model.max_tokens}, FP32)
     t.part = "mask"
     t.mask = t.free("mask", t.rows, {"key_tokens": t.training.sequence_tokens}, "bool")

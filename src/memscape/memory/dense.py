@@ -7,9 +7,9 @@ from functools import partial
 
 from memscape.memory import blocks
 from memscape.memory.blocks import ATTENTION_NORM, MLP_NORM, Heads, Norm
-from memscape.memory.operators import BF16, NEW
+from memscape.memory.operators import BF16
 from memscape.memory.passes import Pass
-from memscape.memory.tape import Parameter, Tensor
+from memscape.memory.tape import Tensor
 from memscape.model import LayerKind
 
 Attention = Callable[[Pass, Tensor], tuple[Tensor, Tensor | None]]
@@ -174,16 +174,11 @@ def starcoder2_layer(t: Pass, x: Tensor, _kind: LayerKind) -> Tensor:
 def nemotron_norm(t: Pass, x: Tensor, part: str) -> Tensor:
     """LayerNorm whose weight is stored less one; under autocast it runs in bf16 all the same."""
     t.part = part
-    plus_one = _made_of(t, t.parameter("weight", x.columns), "one plus weight", t.weights)
+    plus_one = blocks.derived(t, t.parameter("weight", x.columns), "one plus weight", t.weights)
     if not t.autocast:
         return t.layer_norm(x, x.columns, given=[plus_one])
-    bias = _made_of(t, t.parameter("bias", x.columns), "bias in bf16", BF16)
+    bias = blocks.derived(t, t.parameter("bias", x.columns), "bias in bf16", BF16)
     return t.layer_norm(t.lower(x), x.columns, given=[t.lower(plus_one), bias])
-
-
-def _made_of(t: Pass, weight: Parameter, name: str, dtype: str) -> Tensor:
-    node = t.noted(weight.sizes, dtype, [(weight, NEW)])
-    return Tensor(t.storage(name, weight.sizes, dtype), {}, weight.sizes, dtype, node)
 
 
 def nemotron_layer(t: Pass, x: Tensor, _kind: LayerKind) -> Tensor:

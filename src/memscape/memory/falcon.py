@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from memscape.memory import blocks
 from memscape.memory.blocks import ATTENTION_NORM, MLP_NORM, Heads, Pass
-from memscape.memory.classic import Attended, hold_weights, position_bias, replace_weights, side_by_side
+from memscape.memory.classic import Attended, hold_weights, position_bias, replace_weights, side_by_side, words
 from memscape.memory.operators import FP32, NEW, SAME
 from memscape.memory.tape import Sizes, Tensor
 from memscape.model import LayerKind
@@ -12,7 +12,7 @@ from memscape.model import LayerKind
 
 def falcon_embed(t: Pass) -> Tensor:
     """Words; the mask, which is always made; the position bias or the rotary tables that all layers share."""
-    x = blocks.words(t, t.ids)
+    x = words(t)
     t.places = t.storage("positions", t.tokens, "int64")
     blocks.eager_mask(t)
     t.part = "mask"

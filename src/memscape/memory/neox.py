@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from memscape.memory import blocks
 from memscape.memory.blocks import ATTENTION_NORM, MLP_NORM, Heads, Pass
-from memscape.memory.classic import Attended, hold_weights, replace_weights, side_by_side
+from memscape.memory.classic import Attended, hold_weights, hold_words, replace_weights, side_by_side, words
 from memscape.memory.operators import FP32
 from memscape.memory.rotary import half
 from memscape.memory.tape import Sizes, Tensor
@@ -13,12 +13,11 @@ from memscape.model import LayerKind
 
 def embed(t: Pass, dropout: str) -> Tensor:
     """Words, the mask that all layers share, and dropout at the rate of a site."""
-    words = blocks.words(t, t.ids)
-    t.frame = [words]
+    x = words(t)
+    hold_words(t, x)
     t.places = t.storage("positions", t.tokens, "int64")
     blocks.eager_mask(t)
-    t.part = "embedding"
-    return t.dropout(words, t.rate(dropout), "embedding dropout")
+    return t.dropout(x, t.rate(dropout), "embedding dropout")
 
 
 # GPT-NeoX

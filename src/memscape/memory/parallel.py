@@ -8,9 +8,9 @@ from functools import partial
 from memscape.memory import blocks, dense, gemma
 from memscape.memory.blocks import ATTENTION_NORM, Heads, Norm
 from memscape.memory.dense import Attention
-from memscape.memory.operators import FP32, NEW, REDUCED, SAME
+from memscape.memory.operators import FP32, REDUCED, SAME
 from memscape.memory.passes import Pass
-from memscape.memory.tape import Parameter, Tensor
+from memscape.memory.tape import Tensor
 from memscape.model import LayerKind
 
 
@@ -37,21 +37,14 @@ def cohere_norm(t: Pass, x: Tensor, part: str) -> Tensor:
     variance = t.scaled(t.mean(square, "variance"), "variance and epsilon")
     del square
     x = t.multiply(_centred(t, x, mean), t.function(variance, "scale", keep="result", wide=True), "normalised")
-    x = t.multiply(x, _wide_weight(t, x), "output in fp32")
+    weight = t.parameter("weight", x.columns)
+    wide = weight if weight.dtype == FP32 else blocks.derived(t, weight, "weight in fp32", FP32)
+    x = t.multiply(x, wide, "output in fp32")
     return t.cast(x, dtype, "output")
 
 
 def _centred(t: Pass, x: Tensor, mean: Tensor) -> Tensor:
     return t.made("centred", [(x, SAME), (mean, REDUCED)])
-
-
-def _wide_weight(t: Pass, x: Tensor) -> Tensor | Parameter:
-    weight = t.parameter("weight", x.columns)
-    if weight.dtype == FP32:
-        return weight
-    wide = Tensor(t.storage("weight in fp32", weight.sizes, FP32), {}, weight.sizes, FP32)
-    wide.node = t.noted(weight.sizes, FP32, [(weight, NEW)])
-    return wide
 
 
 def cohere_layer(t: Pass, x: Tensor, kind: LayerKind) -> Tensor:

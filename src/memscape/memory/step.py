@@ -7,7 +7,7 @@ from memscape.memory.kept import alive_at, limited
 from memscape.memory.megatron import megatron_activations, megatron_layer
 from memscape.memory.scratch import update_scratch
 from memscape.memory.trace import BACKWARD, cases
-from memscape.memory.training_states import trained_weights, training_states
+from memscape.memory.training_states import check, trained_weights, training_states
 from memscape.model import Model
 from memscape.workload import Training
 
@@ -50,6 +50,7 @@ def highest_moments(model: Model, training: Training) -> dict[tuple[int, str], B
 def _course(
     model: Model, training: Training, steps: tuple[int, ...], moments: tuple[str, ...]
 ) -> dict[tuple[int, str], Breakdown]:
+    check(model, training)
     loaded, states = trained_weights(model, training), training_states(model, training)
     gradients, kept = states.only(phase="gradients"), states.only(phase="optimizer_states")
     earlier = _earlier(model, training, gradients)
