@@ -10,7 +10,7 @@ import pytest
 from published import rows
 
 import memscape as ms
-from memscape.memory.forward import RECIPES
+from memscape.forward.recipes import RECIPES
 
 SAVED = rows("activation_saved_bytes")
 AUTOCAST = rows("activation_saved_bytes_autocast")
@@ -83,7 +83,7 @@ def test_moments_of_a_step_equal_pytorch(row):
 @pytest.mark.parametrize("family", sorted(RECIPES))
 def test_every_trained_parameter_gets_one_gradient(family):
     """Backward fills a gradient for each parameter of the model: the pass and the list of tensors agree."""
-    from memscape.memory.trace import cases, trace
+    from memscape.forward.trace import cases, trace
     from memscape.tables import by_key
 
     for name in by_key("models", "id"):

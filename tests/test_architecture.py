@@ -17,7 +17,7 @@ ORDER = (
     "memory.parameters", "memory.weights", "memory.kv_cache",
     # only Layout so far; the shards, which need memory(), will stand below it
     "parallelism",
-    "memory.optimizers", "memory.adapters", "memory.training_states", "memory.scratch", "memory.megatron",
+    "memory.optimizers", "memory.adapters", "memory.training_states", "memory.scratch", "forward", "memory.megatron",
     "memory.activations", "memory.timeline", "memory.alignment",
     "cluster", "views", "dashboard",
 )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from memscape import tables
 from memscape.breakdown import Breakdown, Quantity, Term, maximum, minimum, product
 from memscape.catalog import precision
-from memscape.memory.forward import RECIPES
+from memscape.forward.recipes import RECIPES
 from memscape.memory.kept import kept_tensors, prefill_at_highest
 from memscape.memory.megatron import megatron_activations
 from memscape.memory.tensors import Sizes

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 from memscape import tables
 from memscape.breakdown import Breakdown, Quantity, Term, maximum
-from memscape.memory.forward import recipe_of
-from memscape.memory.passes import group_of
-from memscape.memory.tape import BYTES, Block
-from memscape.memory.trace import EMBEDDING, FORWARD, HEAD, Trace, cases, trace
+from memscape.forward.passes import group_of
+from memscape.forward.recipes import recipe_of
+from memscape.forward.tape import BYTES, Block
+from memscape.forward.trace import EMBEDDING, FORWARD, HEAD, Trace, cases, trace
 from memscape.memory.training_states import check
 from memscape.model import Model
 from memscape.workload import Inference, Training

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from memscape.breakdown import Breakdown
+from memscape.forward.trace import BACKWARD, cases
 from memscape.memory.kept import alive_at, limited
 from memscape.memory.megatron import megatron_activations, megatron_layer
 from memscape.memory.scratch import update_scratch
-from memscape.memory.trace import BACKWARD, cases
 from memscape.memory.training_states import check, trained_weights, training_states
 from memscape.model import Model
 from memscape.workload import Training

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from memscape.memory import blocks
-from memscape.memory.blocks import ATTENTION_NORM, MLP_NORM, Heads, Pass
-from memscape.memory.operators import BF16, FOR_OWN, FP32, NEW
-from memscape.memory.tape import Kept, Node, Sizes, Tensor
+from memscape.forward import blocks
+from memscape.forward.blocks import ATTENTION_NORM, MLP_NORM, Heads, Pass
+from memscape.forward.operators import BF16, FOR_OWN, FP32, NEW
+from memscape.forward.tape import Kept, Node, Sizes, Tensor
 from memscape.model import LayerKind
 
 Attended = tuple[Tensor, Tensor | None]

@@ -14,10 +14,10 @@ from itertools import product
 from typing import NamedTuple
 
 from memscape.breakdown import Quantity, chosen_by
-from memscape.memory.forward import recipe_of, stages
-from memscape.memory.passes import Pass
-from memscape.memory.stage import Stage
-from memscape.memory.tape import Block, Node, Tensor, amount
+from memscape.forward.passes import Pass
+from memscape.forward.recipes import recipe_of, stages
+from memscape.forward.stage import Stage
+from memscape.forward.tape import Block, Node, Tensor, amount
 from memscape.model import Model
 from memscape.problem import Problem
 from memscape.workload import Training

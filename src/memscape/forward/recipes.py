@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
-from memscape.memory import blocks, classic, dense, encoders, falcon, gemma, latent, mixtures, neox, parallel, t5
-from memscape.memory.blocks import Pass
-from memscape.memory.operators import FP32
-from memscape.memory.stage import Stage, Step
-from memscape.memory.tape import Tensor
+from memscape.forward import blocks, classic, dense, encoders, falcon, gemma, latent, mixtures, neox, side_by_side, t5
+from memscape.forward.blocks import Pass
+from memscape.forward.operators import FP32
+from memscape.forward.stage import Stage, Step
+from memscape.forward.tape import Tensor
 from memscape.model import LayerKind, Model
 from memscape.problem import Problem, one_of
 
@@ -74,7 +74,7 @@ MIXTRAL = Recipe(mixtures.embed, mixtures.mixtral_layer, dense.llama_head)
 DEEPSEEK = Recipe(latent.embed, mixtures.deepseek_layer, dense.llama_head)
 OPT = Recipe(classic.opt_embed, classic.opt_layer, classic.head)
 GEMMA = Recipe(gemma.embed, gemma.gemma_layer, gemma.head)
-COHERE = Recipe(dense.rotary_embed, parallel.cohere_layer, parallel.cohere_head)
+COHERE = Recipe(dense.rotary_embed, side_by_side.cohere_layer, side_by_side.cohere_head)
 OLMO = Recipe(partial(dense.rotary_embed, dtype=FP32), gemma.olmo_layer, gemma.olmo_head)
 LAYER_NORM = Recipe(dense.rotary_embed, dense.starcoder2_layer, dense.layer_norm_head)
 GPTJ = Recipe(neox.gptj_embed, neox.gptj_layer, classic.head, sdpa=False)
@@ -111,7 +111,7 @@ RECIPES: Mapping[str, Recipe] = {
     "olmo2": replace(OLMO, layer=gemma.olmo2_layer, head=gemma.olmo2_head),
     "olmoe": replace(MIXTRAL, layer=mixtures.olmoe_layer),
     "opt": OPT,
-    "phi": replace(LAYER_NORM, layer=parallel.phi_layer),
+    "phi": replace(LAYER_NORM, layer=side_by_side.phi_layer),
     "phi3": replace(LLAMA, layer=dense.phi3_layer),
     "phimoe": Recipe(mixtures.embed, mixtures.phimoe_layer, dense.layer_norm_head),
     "qwen2": LLAMA,
@@ -120,7 +120,7 @@ RECIPES: Mapping[str, Recipe] = {
     "qwen3_moe": replace(MIXTRAL, layer=mixtures.qwen3_layer),
     "roberta": ROBERTA,
     "smollm3": replace(LLAMA, layer=dense.smollm3_layer),
-    "stablelm": replace(LAYER_NORM, layer=parallel.stablelm_layer),
+    "stablelm": replace(LAYER_NORM, layer=side_by_side.stablelm_layer),
     "starcoder2": replace(LAYER_NORM, embed=partial(dense.rotary_embed, held=True)),
     "t5": T5,
     "xlm-roberta": ROBERTA,

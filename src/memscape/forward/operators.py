@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from memscape.breakdown import Quantity, ceil_div
-from memscape.memory.tape import Kept, Node, Parameter, Sizes, Storage, Tape, Tensor, Way
+from memscape.forward.tape import Kept, Node, Parameter, Sizes, Storage, Tape, Tensor, Way
 
 FP32, BF16 = "fp32", "bf16"
 # how a gradient goes back

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from memscape.memory.operators import FOR_OTHER, FOR_WEIGHT, FP32, NEW, REDUCED, RESULT, SAME
-from memscape.memory.passes import Pass
-from memscape.memory.tape import Sizes, Storage, Tensor
+from memscape.forward.operators import FOR_OTHER, FOR_WEIGHT, FP32, NEW, REDUCED, RESULT, SAME
+from memscape.forward.passes import Pass
+from memscape.forward.tape import Sizes, Storage, Tensor
 
 ROUTER = "router"
 PLACES = "which numbers take a gradient"

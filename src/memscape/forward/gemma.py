@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 
-from memscape.memory import blocks, dense
-from memscape.memory.blocks import KEY_NORM, QUERY_NORM, Heads, Norm
-from memscape.memory.operators import FP32
-from memscape.memory.passes import Pass
-from memscape.memory.tape import Tensor
+from memscape.forward import blocks, dense
+from memscape.forward.blocks import KEY_NORM, QUERY_NORM, Heads, Norm
+from memscape.forward.operators import FP32
+from memscape.forward.passes import Pass
+from memscape.forward.tape import Tensor
 from memscape.model import LayerKind
 
 

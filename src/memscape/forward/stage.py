@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from memscape.memory.passes import Pass
-from memscape.memory.tape import Tensor
+from memscape.forward.passes import Pass
+from memscape.forward.tape import Tensor
 
 Step = Callable[[Pass, Tensor], Tensor]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from memscape.memory import blocks, dense, gemma
-from memscape.memory.blocks import ATTENTION_NORM, Heads, Norm
-from memscape.memory.dense import Attention
-from memscape.memory.operators import FP32, REDUCED, SAME
-from memscape.memory.passes import Pass
-from memscape.memory.tape import Tensor
+from memscape.forward import blocks, dense, gemma
+from memscape.forward.blocks import ATTENTION_NORM, Heads, Norm
+from memscape.forward.dense import Attention
+from memscape.forward.operators import FP32, REDUCED, SAME
+from memscape.forward.passes import Pass
+from memscape.forward.tape import Tensor
 from memscape.model import LayerKind
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 
-from memscape.memory import blocks
-from memscape.memory.blocks import ATTENTION_NORM, MLP_NORM
-from memscape.memory.passes import Pass
-from memscape.memory.stage import Stage
-from memscape.memory.tape import Sizes, Storage, Tensor
+from memscape.forward import blocks
+from memscape.forward.blocks import ATTENTION_NORM, MLP_NORM
+from memscape.forward.passes import Pass
+from memscape.forward.stage import Stage
+from memscape.forward.tape import Sizes, Storage, Tensor
 from memscape.model import LayerKind, Model
 
 

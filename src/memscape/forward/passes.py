@@ -7,9 +7,9 @@ from functools import cached_property, partial
 from typing import NamedTuple
 
 from memscape.catalog import precision
+from memscape.forward.operators import BF16, FP32, NEW, Operators
+from memscape.forward.tape import Node, Parameter, Sizes, Storage, Tensor
 from memscape.memory.adapters import adapted
-from memscape.memory.operators import BF16, FP32, NEW, Operators
-from memscape.memory.tape import Node, Parameter, Sizes, Storage, Tensor
 from memscape.model import Model
 from memscape.workload import Training
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from memscape.memory.operators import FP32, NEW, SAME
-from memscape.memory.passes import Pass
-from memscape.memory.tape import Sizes, Tensor
+from memscape.forward.operators import FP32, NEW, SAME
+from memscape.forward.passes import Pass
+from memscape.forward.tape import Sizes, Tensor
 
 
 def rotate_halves(t: Pass, x: Tensor, first: Tensor, second: Tensor, name: str) -> Tensor:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from memscape.memory.operators import BF16, FP32, NEW
-from memscape.memory.passes import Pass as Pass
-from memscape.memory.tape import Parameter, Sizes, Storage, Tensor
+from memscape.forward.operators import BF16, FP32, NEW
+from memscape.forward.passes import Pass as Pass
+from memscape.forward.tape import Parameter, Sizes, Storage, Tensor
 
 ATTENTION_NORM, MLP_NORM = "attention norm", "mlp norm"
 QUERY_NORM, KEY_NORM = "query norm", "key norm"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from memscape.memory import blocks
-from memscape.memory.blocks import ATTENTION_NORM, MLP_NORM, Heads, Pass
-from memscape.memory.classic import Attended, hold_weights, hold_words, replace_weights, side_by_side, words
-from memscape.memory.operators import FP32
-from memscape.memory.rotary import half
-from memscape.memory.tape import Sizes, Tensor
+from memscape.forward import blocks
+from memscape.forward.blocks import ATTENTION_NORM, MLP_NORM, Heads, Pass
+from memscape.forward.classic import Attended, hold_weights, hold_words, replace_weights, side_by_side, words
+from memscape.forward.operators import FP32
+from memscape.forward.rotary import half
+from memscape.forward.tape import Sizes, Tensor
 from memscape.model import LayerKind
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from memscape.memory import blocks, routers
-from memscape.memory.operators import FOR_OTHER, FOR_WEIGHT, NEW, SAME, Operators
-from memscape.memory.passes import Pass
-from memscape.memory.routers import PLACES, Routing
-from memscape.memory.tape import Sizes, Storage, Tensor
+from memscape.forward import blocks, routers
+from memscape.forward.operators import FOR_OTHER, FOR_WEIGHT, NEW, SAME, Operators
+from memscape.forward.passes import Pass
+from memscape.forward.routers import PLACES, Routing
+from memscape.forward.tape import Sizes, Storage, Tensor
 
 EXPERTS, SHARED = "experts", "shared experts"
 GATE_AND_UP, DOWN = "expert gate + expert up", "expert down"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from memscape.memory import blocks, rotary
-from memscape.memory.operators import NEW
-from memscape.memory.passes import Pass
-from memscape.memory.tape import Tensor
+from memscape.forward import blocks, rotary
+from memscape.forward.operators import NEW
+from memscape.forward.passes import Pass
+from memscape.forward.tape import Tensor
 
 ATTENTION = "attention"
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 
-from memscape.memory import blocks, dense, experts, gemma, latent, rotary, routers
-from memscape.memory.blocks import ATTENTION_NORM, MLP_NORM, Norm
-from memscape.memory.dense import Attention, Step
-from memscape.memory.operators import FP32, NEW, REDUCED, SAME
-from memscape.memory.passes import Pass
-from memscape.memory.tape import Tensor
+from memscape.forward import blocks, dense, experts, gemma, latent, rotary, routers
+from memscape.forward.blocks import ATTENTION_NORM, MLP_NORM, Norm
+from memscape.forward.dense import Attention, Step
+from memscape.forward.operators import FP32, NEW, REDUCED, SAME
+from memscape.forward.passes import Pass
+from memscape.forward.tape import Tensor
 from memscape.model import LayerKind
 
 Attended = tuple[Tensor, Tensor | None]

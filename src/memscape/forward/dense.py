@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from memscape.memory import blocks
-from memscape.memory.blocks import ATTENTION_NORM, MLP_NORM, Heads, Norm
-from memscape.memory.operators import BF16
-from memscape.memory.passes import Pass
-from memscape.memory.tape import Tensor
+from memscape.forward import blocks
+from memscape.forward.blocks import ATTENTION_NORM, MLP_NORM, Heads, Norm
+from memscape.forward.operators import BF16
+from memscape.forward.passes import Pass
+from memscape.forward.tape import Tensor
 from memscape.model import LayerKind
 
 Attention = Callable[[Pass, Tensor], tuple[Tensor, Tensor | None]]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from memscape.breakdown import ceil_div
-from memscape.memory import blocks
-from memscape.memory.blocks import ATTENTION_NORM, MLP_NORM
-from memscape.memory.passes import Pass
-from memscape.memory.stage import Stage, Step
-from memscape.memory.tape import Node, Sizes, Storage, Tensor
+from memscape.forward import blocks
+from memscape.forward.blocks import ATTENTION_NORM, MLP_NORM
+from memscape.forward.passes import Pass
+from memscape.forward.stage import Stage, Step
+from memscape.forward.tape import Node, Sizes, Storage, Tensor
 from memscape.model import Model
 
 CROSS_NORM, FINAL_NORM = "cross-attention norm", "final norm"
