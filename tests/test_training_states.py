@@ -321,7 +321,7 @@ def test_every_factor_has_a_symbol_and_every_source_a_row():
         ({"dropout": -0.1}, "dropout is -0.1"),
         ({"lora_dropout": "much"}, "lora_dropout is much"),
         ({"recompute": "selective"}, 'recompute "selective" is Megatron\'s; use implementation "megatron"'),
-        ({"recompute": "half"}, 'unknown recompute "half"; did you mean "full", "none" or "selective"'),
+        ({"recompute": "half"}, 'unknown recompute "half"; did you mean "full", "light", "none"'),
         ({"implementation": "deepspeed"}, 'unknown implementation "deepspeed"'),
         ({"attention": "flash"}, 'unknown attention "flash"'),
         ({"method": "dora"}, 'unknown method "dora"; did you mean "lora"'),

@@ -115,6 +115,11 @@ class Model:
     logit_cap: bool = False  # logits pass through tanh
     traits: frozenset[str] = frozenset()  # switches of a single family, by the name of its config key
 
+    # a shard of a model (`parallelism.shard_model`): what of it stands on one device
+    first_stage: bool = True  # whether the embedding is here
+    last_stage: bool = True  # whether the final norm and the head are here
+    experts_here: Any = 0  # the experts that are stored here; 0: all of them
+
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
         heads, kv_heads = self.heads, self.kv_heads
@@ -137,6 +142,11 @@ class Model:
     def embedding_size(self) -> Any:
         """The width of the embedding."""
         return self.narrow_embedding or self.hidden_size
+
+    @property
+    def stored_experts(self) -> Any:
+        """The experts of a layer that are stored here; a router knows all of them."""
+        return self.experts_here or self.experts
 
     @property
     def stored_layers(self) -> Any:

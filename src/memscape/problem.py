@@ -22,7 +22,7 @@ def nearest(name: str, known: Iterable[str], most: int = 3) -> str:
 
 def one_of(names: Iterable[object], most: int = 12) -> str:
     """Join names as a choice: `"a", "b" or "c"`; a long list is cut and says so."""
-    quoted = [f'"{name}"' for name in names]
+    quoted = [f'"{name}"' if isinstance(name, str) else str(name) for name in names]
     if len(quoted) > most:
         return ", ".join(quoted[:most]) + f" or {len(quoted) - most} more"
     return " or ".join([", ".join(quoted[:-1]), quoted[-1]] if len(quoted) > 1 else quoted)

@@ -9,8 +9,8 @@ from memscape import tables
 from memscape.breakdown import Quantity
 from memscape.catalog import cache_precision, weight_precisions
 from memscape.problem import Problem, chosen, one_of, unknown
+from memscape.serving import ENGINES, check_engine, default_block_tokens
 
-ENGINES = ("generic", "transformers")
 ATTENTION = ("sdpa", "eager")
 LARGEST = 10**12
 # the numbers of a workload and the least that each can be; those that take no array, those that may be left open
@@ -21,14 +21,17 @@ LEAST = {
     "reserved_tokens": 1,
     "block_tokens": 1,
     "prefill_tokens": 1,
+    "most_sequences": 1,
+    "gpu_layers": 0,
 }
-SINGLE = ("block_tokens", "prefill_tokens")
-MAY_BE_NONE = ("reserved_tokens", "prefill_tokens", "target_tokens", "global_batch")
+SINGLE = ("block_tokens", "prefill_tokens", "most_sequences", "gpu_layers")
+MAY_BE_NONE = ("reserved_tokens", "prefill_tokens", "most_sequences", "gpu_layers", "target_tokens", "global_batch")
 
 TRAINING_PRECISIONS = ("fp32", "bf16", "bf16-autocast", "bf16-mixed")
 FP32_WEIGHTS = ("fp32", "bf16-autocast")
 NUMBER_TYPES = ("fp32", "bf16")
-RECOMPUTE = ("none", "selective", "full")
+RECOMPUTE = ("none", "selective", "light", "full")
+MEGATRON_ONLY = ("selective", "light")
 IMPLEMENTATIONS = ("transformers", "megatron")
 METHODS = ("full", "lora", "qlora")
 UPDATES = ("single", "foreach", "fused")
@@ -44,14 +47,20 @@ class Inference:
     `sequences`, `prompt_tokens` and `output_tokens` may be numbers or numpy arrays. For an encoder-decoder the prompt
     is what the encoder reads and the output what the decoder writes.
 
-    `engine`            "generic" keeps what the architecture needs; "transformers" what DynamicCache(config) stores
+    `engine`            "generic" keeps what the architecture needs; "transformers" what DynamicCache(config) stores;
+                        "vllm" sizes a pool of blocks at start-up; "llama.cpp" may leave layers to the CPU
     `weights`           a precision of the catalogue, GGUF mixes included: "bf16", "nf4", "Q4_K_M", ...
     `kept`              groups that stay in 16 bit, e.g. ("embeddings", "lm_head"); None: as the precision publishes
     `kv_cache`          a precision of the catalogue that a cache can have
-    `block_tokens`      paged caches round each sequence up to whole blocks (vLLM: 16)
+    `block_tokens`      paged caches round each sequence up to whole blocks; None: the engine's default (vLLM: 16),
+                        which `replace(..., engine=...)` keeps: pass block_tokens=None with it
     `reserved_tokens`   a cache of fixed length per sequence (static cache, --max-model-len) in place of the tokens seen
     `prefill_tokens`    tokens that one forward pass takes at most; None: the engine's published default
     `attention`         "sdpa": a fused kernel; "eager": the score matrix is held
+
+    vllm: `engine_version`, `most_sequences` (max_num_seqs), `gpu_memory_utilization`, `cuda_graphs`, `hybrid_cache` (its
+    manager gives local layers short tables). llama.cpp: `gpu_layers` (--n-gpu-layers: the output layer counts, as the
+    first). None: the default of `data/engines.csv`; all layers.
     """
 
     sequences: Quantity = 1
@@ -61,13 +70,23 @@ class Inference:
     kv_cache: str = "bf16"
     engine: str = "generic"
     kept: tuple[str, ...] | None = None
-    block_tokens: int = 1
+    block_tokens: int | None = None
     reserved_tokens: Quantity | None = None
     prefill_tokens: int | None = None
     attention: str = "sdpa"
+    engine_version: str | None = None
+    most_sequences: int | None = None
+    gpu_memory_utilization: float | None = None
+    cuda_graphs: bool = True
+    hybrid_cache: bool = True
+    gpu_layers: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
+        if self.engine not in ENGINES:
+            raise unknown("engine", self.engine, ENGINES)
+        if self.block_tokens is None:
+            object.__setattr__(self, "block_tokens", default_block_tokens(self.engine))
         given = {name: getattr(self, name) for name in LEAST}
         given = {name: value for name, value in given.items() if value is not None or name not in MAY_BE_NONE}
         for name, value in given.items():
@@ -76,10 +95,9 @@ class Inference:
             object.__setattr__(self, name, whole(name, value, LEAST[name]))
         chosen("precision", self.weights, weight_precisions())
         cache_precision(self.kv_cache)
-        if self.engine not in ENGINES:
-            raise unknown("engine", self.engine, ENGINES)
         if self.attention not in ATTENTION:
             raise Problem(f'unknown attention "{str(self.attention)[:40]}"; use {one_of(ATTENTION)}')
+        check_engine(self)
 
     @property
     def tokens(self) -> Quantity:
@@ -122,7 +140,8 @@ class Training:
     `gradients`         "fp32" or "bf16" where they differ from the weights (Megatron: fp32); None: as the weights
     `optimizer`         a row of `data/optimizers.csv`
     `update`            how the optimizer steps: "single" one tensor at a time (foreach=False), "foreach", "fused"
-    `recompute`         "none"; "full": gradient checkpointing of every layer; "selective": of the attention (megatron)
+    `recompute`         "none"; "full": gradient checkpointing of every layer; "selective": of the attention; "light":
+                        also of an activated gate and what MLA makes of its vectors (both with megatron)
     `attention`         "sdpa": the fused kernel PyTorch would choose; "eager": the score matrix is held
     `implementation`    "transformers" as it is; "megatron": the papers' fused kernels
     `dropout`           None: the rates of the config; a number replaces them all, 0 switches them off
@@ -237,8 +256,10 @@ def _check_together(training: Training) -> None:
             f'precision "{training.precision}" has 32-bit weights, and a gradient has the type of its weight; '
             f'leave gradients out, or use precision "bf16" or "bf16-mixed"'
         )
-    if training.recompute == "selective" and training.implementation != "megatron":
-        raise Problem('recompute "selective" is Megatron\'s; use implementation "megatron", or recompute "full"')
+    if training.recompute in MEGATRON_ONLY and training.implementation != "megatron":
+        raise Problem(
+            f'recompute "{training.recompute}" is Megatron\'s; use implementation "megatron", or recompute "full"'
+        )
     for each in training.freeze:
         chosen("group", each, GROUPS)
     if training.freeze and training.method != "full":

@@ -17,7 +17,7 @@ Gate = Callable[[Pass, Tensor], Tensor]
 
 def each(t: Pass) -> Sizes:
     """The experts of a layer."""
-    return {"experts": t.model.experts}
+    return {"experts": t.model.stored_experts}
 
 
 def inner(t: Pass) -> Sizes:

@@ -84,7 +84,7 @@ class Pass(Operators):
     @property
     def tied(self) -> Parameter | None:
         """The table of the words, where the head is the same matrix."""
-        return self.embedded if self.model.tied else None
+        return self.embedded if self.model.tied and self.model.first_stage else None
 
     # what is trained
 

@@ -10,10 +10,10 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from itertools import product
+from itertools import product as combinations
 from typing import NamedTuple
 
-from memscape.breakdown import Quantity, chosen_by
+from memscape.breakdown import Quantity, ceil_div, chosen_by, product
 from memscape.forward.passes import Pass
 from memscape.forward.recipes import recipe_of, stages
 from memscape.forward.stage import Stage
@@ -31,12 +31,17 @@ class Case(NamedTuple):
 
     `single`: a micro-batch is one sequence. `windowed`: sequences reach the window of the local layers. `accumulates`:
     gradients of earlier micro-batches are there already. `serves`: nothing is learned, a prompt is read.
+    Of a layout: `tokens_over` devices have a part of the tokens each outside attention and MLP (sequence parallelism);
+    a gradient is shared over `gradients_over` devices, one of experts over `experts_over`.
     """
 
     single: bool
     windowed: bool = False
     accumulates: bool = False
     serves: bool = False
+    tokens_over: int = 1
+    gradients_over: int = 1
+    experts_over: int = 1
 
 
 def cases(model: Model, training: Training) -> list[tuple[Case, Quantity]]:
@@ -55,7 +60,7 @@ def cases(model: Model, training: Training) -> list[tuple[Case, Quantity]]:
 
     each_asked = numpy.broadcast_arrays(*asked)
     found: list[tuple[Case, Quantity]] = []
-    for flags in product((False, True), repeat=3):
+    for flags in combinations((False, True), repeat=3):
         where = numpy.logical_and.reduce([each == flag for each, flag in zip(each_asked, flags, strict=True)])
         if where.any():
             found.append((Case(*flags), True if where.all() else where.astype("float64")))
@@ -105,6 +110,8 @@ class Trace:
         ends = [loss.node] if loss.node else []
         del logits, loss, shared
         self._backward(held, ends)
+        if case[-3:] != (1, 1, 1):
+            self.tape.blocks = [_shared(block, case) for block in self.tape.blocks]
         self.sizes = [amount(block) for block in self.tape.blocks]
 
     # running
@@ -142,6 +149,9 @@ class Trace:
         t = self.tape
         self._begin(EMBEDDING)
         x = self.recipe.embed(t)
+        if not t.model.first_stage:
+            t.nodes.clear()
+            x = Tensor(t.storage("received", x.sizes, x.dtype), x.rows, x.columns, x.dtype, Node(()))
         if x.node is None and self.takes_gradient:
             x.node = Node(())
         # the model's own variable holds the words; the traced layer must let go of its input as every later one does
@@ -155,6 +165,10 @@ class Trace:
         shared: list[object] = [t.tables]
         if not self.full:
             self._forget()
+        if not t.model.last_stage:
+            t.frame = []
+            t.copies.clear()
+            return x, x, shared
         last = [x]
         del x
         x = self.recipe.head(t, last.pop())
@@ -174,8 +188,10 @@ class Trace:
             t.scope, first = name, len(t.events)
             if name == HEAD and ends:
                 end = ends.pop()
-                end.gradients[0] = t.storage("gradient of the loss", *end.result)
-                held.insert(0, end.gradients[0])
+                label = "gradient of the loss" if t.model.last_stage else "received gradient"
+                end.gradients[0] = t.storage(label, *end.result)
+                if t.model.last_stage:
+                    held.insert(0, end.gradients[0])
                 del end
             if name == EMBEDDING:
                 self._forget()
@@ -267,6 +283,22 @@ class Trace:
             for event in self.tape.events[first:last]:
                 found[event if event >= 0 else ~event] += count if event >= 0 else -count * self._times(~event, name)
         return found
+
+
+def _shared(block: Block, case: Case) -> Block:
+    """The share of one device: of the tokens, for a tensor of the residual stream; of a gradient's numbers."""
+    if block.role == "gradient":
+        over = case.experts_over if "experts" in block.sizes else case.gradients_over
+        return (
+            block
+            if over == 1
+            else block._replace(sizes={"elements_per_device": ceil_div(product(block.sizes.values()), over)})
+        )
+    if case.tokens_over == 1 or not {"hidden_size", "micro_batch", "sequence_tokens"} <= set(block.sizes):
+        return block
+    share = {"tokens_per_device": ceil_div(block.sizes["sequence_tokens"], case.tokens_over)}
+    sizes = {name: size for name, size in block.sizes.items() if name != "sequence_tokens"}
+    return block._replace(sizes=share | sizes)
 
 
 def _settled(found: Counter[int], blocks: list[Block]) -> Counter[int]:

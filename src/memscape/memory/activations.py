@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from memscape import tables
 from memscape.breakdown import Breakdown, Quantity, Term, maximum, minimum, product
 from memscape.catalog import precision
@@ -10,8 +12,7 @@ from memscape.memory.kept import kept_tensors, prefill_at_highest
 from memscape.memory.megatron import megatron_activations
 from memscape.memory.tensors import Sizes
 from memscape.model import Model
-from memscape.parallelism import Layout
-from memscape.problem import Problem
+from memscape.parallelism import Layout, shard_model, shard_workload
 from memscape.workload import Inference, Training
 
 LOGIT_BYTES = {"bytes_per_logit": 4}
@@ -20,9 +21,10 @@ LOGIT_BYTES = {"bytes_per_logit": 4}
 def activations(model: Model, workload: Inference | Training, layout: Layout | None = None) -> Breakdown:
     """Count the bytes of activations: for inference the highest point of prefill, for training what backward needs.
 
-    For training see `kept_tensors` (transformers) and `megatron_activations` (fused kernels; it alone takes a layout so
-    far). With `engine="transformers"` a prompt is read in one pass, and every tensor alive at its highest point is a
-    term (`prefill_at_highest`). The rest of this text is about other engines, which compute one layer at a time.
+    For training see `kept_tensors` (transformers) and `megatron_activations` (fused kernels). A layout divides tensors
+    and tokens; a pipeline is left aside, since this is one micro-batch of the whole model. With `engine="transformers"`
+    a prompt is read in one pass, and every tensor alive at its highest point is a term (`prefill_at_highest`). The rest
+    of this text is about other engines, which compute one layer at a time.
 
         T · (c · h + widest) · w  +  sequences · V · 4      [bytes], T tokens in one forward pass
 
@@ -36,10 +38,13 @@ def activations(model: Model, workload: Inference | Training, layout: Layout | N
     layout = layout or Layout()
     if isinstance(workload, Training) and workload.implementation == "megatron":
         return megatron_activations(model, workload, layout)
+    settings: dict[str, int] = {}
     if layout != Layout():
-        raise Problem('a layout is known for implementation "megatron" alone so far; leave it out')
+        layout = replace(layout, pipeline=1, interleave=1)
+        model, workload = shard_model(model, layout), shard_workload(workload, layout)
+        settings = {"tokens_over": layout.tensor} if layout.sequence_parallel else {}
     if isinstance(workload, Training):
-        return kept_tensors(model, workload)
+        return kept_tensors(model, workload, settings)
     if workload.engine == "transformers" and workload.prefill_tokens is None and model.family in RECIPES:
         return prefill_at_highest(model, workload)
     tokens = _tokens_in_pass(workload, workload.sequences * workload.prompt_tokens)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 from memscape import tables
 from memscape.breakdown import Breakdown, Quantity, Term, maximum
@@ -21,7 +22,7 @@ SOURCE = "pytorch_autograd"
 ORDINALS = ("first", "second", "later", "last")
 
 
-def kept_tensors(model: Model, training: Training) -> Breakdown:
+def kept_tensors(model: Model, training: Training, settings: Mapping[str, Any] | None = None) -> Breakdown:
     """Count what autograd keeps from forward to backward of one micro-batch of the whole model, loss included.
 
         Σ over kept tensors: layers · sizes of the tensor · bytes per element      [bytes]
@@ -29,6 +30,7 @@ def kept_tensors(model: Model, training: Training) -> Breakdown:
     Every term is a tensor: its shape, its type and why it is kept. Tensors that all layers share (rotary tables, masks)
     count once. Under autocast the copies of the weights that backward reads are terms too.
     Holds for: transformers 5.23 with PyTorch 2.13, train mode, no padding mask, labels for every token.
+    `settings` are fields of `Case` that a layout decides.
     Not for:   what lives on beside it: the logits while the output lives, the labels the caller holds.
     Raises:    Problem for a family whose forward pass is not described, or a workload that the model cannot take.
     Source:    pytorch_autograd
@@ -36,7 +38,7 @@ def kept_tensors(model: Model, training: Training) -> Breakdown:
     check(model, training)
     result = Breakdown("bytes", notes=remarks(model, training))
     for case, where in cases(model, training):
-        result += limited(_kept(trace(model, training, case)), where)
+        result += limited(_kept(trace(model, training, case._replace(**settings or {}))), where)
     return result
 
 
@@ -77,11 +79,13 @@ def _layers(name: str, count: int, alone: bool) -> dict[str, Quantity]:
     return {"layers" if alone else f"{kind}s": count}
 
 
-def alive_at(model: Model, training: Training, direction: str, highest: bool) -> Breakdown:
+def alive_at(
+    model: Model, training: Training, direction: str, highest: bool, settings: Mapping[str, Any] | None = None
+) -> Breakdown:
     """Return the tensors alive at the highest point of a direction, or at its end, above weights and earlier states."""
     result = Breakdown("bytes", notes=remarks(model, training))
     for case, where in cases(model, training):
-        step = trace(model, training, case)
+        step = trace(model, training, case._replace(**settings or {}))
         place = step.peak(direction).place if highest else None
         for each, share in _places(place):
             result += limited(limited(Breakdown("bytes", tuple(_alive(step, direction, each))), share), where)

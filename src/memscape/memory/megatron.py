@@ -28,11 +28,11 @@ def megatron_activations(model: Model, training: Training, layout: Layout | None
     and once the embedding's dropout mask s·b·h, the final norm and the head's input 4·s·b·h, fp32 logits 4·s·b·V. A
     head's width, KV heads and the MLP's width are the model's own. `tensor` divides what is inside attention and MLP,
     `sequence_parallel` the rest along the sequence. `attention="sdpa"` is a flash kernel: one fp32 number per query
-    and head in place of scores; "selective" recomputes scores, "full" keeps the input of each layer alone. Without
-    dropout there are no masks. A gated MLP keeps gate, up, the activated gate and the product, so that a LLaMA keeps
-    s·b·h·(12 + 4·k/a + 8·f/h); a kernel that computes the activation again would save 2·f·s·b.
+    and head in place of scores; "selective" recomputes scores, "light" also an activated gate and what MLA makes of its
+    compressed vectors, "full" keeps the input of each layer alone. Without dropout there are no masks. A gated MLP
+    keeps gate, up, the activated gate and the product, so that a LLaMA keeps s·b·h·(12 + 4·k/a + 8·f/h).
     Holds for: GPT (the paper's Table 2, to the byte), and as its reading for gated MLPs, RMSNorm and grouped heads.
-    Not for:   latent attention and encoder-decoders (refused); experts are derived, not checked against a run: even
+    Not for:   encoder-decoders (refused); experts and MLA are derived, not checked against a run: even
                routing, no capacity factor, not divided by `expert`. Statistics of norms are left out, as in the paper.
     `training` is what one device of context parallelism has, `model` the layers of one pipeline stage.
     Sources:   korthikanti2022 sections 4.1 to 4.3 and 5, megatron_derived
@@ -58,10 +58,9 @@ class _Kept:
     layout: Layout
 
     def __post_init__(self) -> None:
-        if self.model.attention == "latent" or self.model.has_encoder:
-            what = "latent attention" if self.model.attention == "latent" else "an encoder beside its decoder"
+        if self.model.has_encoder:
             raise Problem(
-                f"{self.model.label} has {what}, which Megatron's formula does not cover; "
+                f"{self.model.label} has an encoder beside its decoder, which Megatron's formula does not cover; "
                 f'use implementation "transformers"'
             )
         for name in ("heads", "ffn_size"):
@@ -102,7 +101,7 @@ class _Kept:
 
     def embedding(self) -> Iterator[Term]:
         """The mask of the embedding's dropout."""
-        if self.drops(self.model.embedding_dropout):
+        if self.model.first_stage and self.drops(self.model.embedding_dropout):
             yield _term("embedding dropout mask", "embeddings", self.stream | MASK)
 
     def layers(self) -> Iterator[Term]:
@@ -132,6 +131,9 @@ class _Kept:
     def attention(self, layers: Sizes) -> Iterator[Term]:
         """The input of the three projections, their results, the attention itself, the input of the last projection."""
         model, group = self.model, "attention"
+        if model.attention == "latent":
+            yield from self.latent_attention(layers)
+            return
         width = {"head_dim": model.head_dim} | self.size
         heads, kv_heads = self.split("heads", model.heads), self.split("kv_heads", model.kv_heads)
         yield _term("input of queries, keys and values", group, layers | self.stream | self.size)
@@ -141,11 +143,29 @@ class _Kept:
         yield _term("queries", group, layers | self.tokens | heads | width)
         yield _term("keys", group, layers | self.tokens | kv_heads | width)
         yield _term("values", group, layers | self.tokens | kv_heads | width)
-        if self.training.recompute != "selective":
+        if self.training.recompute in ("none", "full"):
             yield from self.core(layers | heads | self.tokens)
         yield _term("input of the attention's projection", group, layers | self.tokens | heads | width)
         if self.drops(model.hidden_dropout):
             yield _term("attention dropout mask", group, layers | self.stream | MASK)
+
+    def latent_attention(self, layers: Sizes) -> Iterator[Term]:
+        """The compressed vectors before and after their norms, and what is made of them unless that is recomputed."""
+        model, tokens, heads = self.model, layers | self.tokens, self.split("heads", self.model.heads)
+        ranks = {"latent_and_rope_dim": model.latent_rank + model.rope_dim}
+        ranks |= {"query_rank": model.query_rank} if model.query_rank else {}
+        yield _term("input of the down-projections", "attention", layers | self.stream | self.size, DERIVED)
+        for name, rank in ranks.items():
+            both = {"before_and_after_norm": 2, name: rank}
+            yield _term(f"{name.replace('_', ' ')} vectors", "attention", tokens | both | self.size, DERIVED)
+        made = {"queries": "head_dim", "keys": "head_dim", "values": "value_dim"}
+        for name, width in made.items() if self.training.recompute != "light" else ():
+            sizes = tokens | heads | {width: getattr(model, width)} | self.size
+            yield _term(name, "attention", sizes, DERIVED)
+        if self.training.recompute in ("none", "full"):
+            yield from self.core(layers | heads | self.tokens)
+        attended = tokens | heads | {"value_dim": model.value_dim} | self.size
+        yield _term("input of the attention's projection", "attention", attended, DERIVED)
 
     def core(self, queries: Sizes) -> Iterator[Term]:
         """What lies between queries and the attended values: scores, or what a flash kernel keeps in their place."""
@@ -174,7 +194,9 @@ class _Kept:
 
     def inner(self, prefix: str, group: str, sizes: Sizes, source: str) -> Iterator[Term]:
         """The inner tensors of a gated MLP, or of one with an activation between two matrices."""
-        names = ("gate", "up", "activated gate") if self.model.gated else ("input of the activation",)
+        names = ["gate", "up", "activated gate"] if self.model.gated else ["input of the activation"]
+        if self.model.gated and self.training.recompute == "light":
+            names.remove("activated gate")
         for name in (*names, "input of the last matrix"):
             yield _term(f"{prefix}{name}", group, sizes, DERIVED if self.model.gated else source)
 
@@ -192,6 +214,8 @@ class _Kept:
 
     def head(self) -> Iterator[Term]:
         """The final norm, the input of the head, the logits in fp32."""
+        if not self.model.last_stage:
+            return
         if self.model.final_norm:
             yield _term("input of the final norm", "norms", self.stream | self.size)
         if self.model.head != "none":

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from memscape.breakdown import Breakdown
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from memscape.breakdown import Breakdown, Quantity, minimum
 from memscape.forward.trace import BACKWARD, cases
-from memscape.memory.kept import alive_at, limited
+from memscape.memory.buffers import layout_buffers, uneven_routing
+from memscape.memory.kept import alive_at, kept_tensors, limited
 from memscape.memory.megatron import megatron_activations, megatron_layer
+from memscape.memory.offload import on_device
 from memscape.memory.scratch import update_scratch
 from memscape.memory.training_states import check, trained_weights, training_states
 from memscape.model import Model
+from memscape.parallelism import Layout, busy_stages, in_flight, micro_batches, shard_model, shard_workload
 from memscape.workload import Training
 
 MOMENTS = (
@@ -19,9 +27,11 @@ MOMENTS = (
     "optimizer_peak",
     "after_optimizer",
 )
+HIGHEST = ("forward_peak", "backward_peak", "optimizer_peak")
+Course = dict[tuple[int, str], Breakdown]
 
 
-def training_timeline(model: Model, training: Training) -> dict[tuple[int, str], Breakdown]:
+def training_timeline(model: Model, training: Training, layout: Layout, stage: int = 0) -> Course:
     """Return everything alive at each moment of a training step, keyed (step, moment), step 1 or 2.
 
     forward_peak     the highest point of the forward pass, forward_end its end: what is kept, logits and loss
@@ -32,58 +42,190 @@ def training_timeline(model: Model, training: Training) -> dict[tuple[int, str],
     Step 1 makes the optimizer states in its update, step 2 has them from the start; gradients are dropped before the
     next forward pass (`zero_grad(set_to_none=True)`). With several micro-batches per update the moments are those of a
     later micro-batch, when gradients are there already; fp32 gradients beside 16-bit weights are a buffer that is
-    always there, as in Megatron.
+    always there, as in Megatron. In a layout it is the course of one device of a stage, when its pipeline is full: the
+    micro-batches that wait for their backward are there beside the running one.
     Holds for: what the program itself allocates, as `torch.cuda.memory_allocated` counts it.
     `implementation="megatron"`: gradients are a buffer that is always there; forward and backward hold what the fused
     kernels keep, and one layer more where it is recomputed. Temporaries inside a layer are left out, as in the paper.
     Not for:   the CUDA context, library workspaces, scratch inside a kernel, what the allocator rounds up.
-    Sources:   pytorch_autograd, pytorch_optim
+    Sources:   pytorch_autograd, pytorch_optim, narayanan2021
     """
-    return _course(model, training, (1, 2), MOMENTS)
+    return Device(model, training, layout, stage).course((1, 2), MOMENTS)
 
 
-def highest_moments(model: Model, training: Training) -> dict[tuple[int, str], Breakdown]:
+def highest_moments(model: Model, training: Training, layout: Layout, stage: int = 0) -> Course:
     """Return the moments of which one is the highest: a later step holds what the first one does, and its states."""
-    return _course(model, training, (2,), ("forward_peak", "backward_peak", "optimizer_peak"))
+    return Device(model, training, layout, stage).course((2,), HIGHEST)
 
 
-def _course(
-    model: Model, training: Training, steps: tuple[int, ...], moments: tuple[str, ...]
-) -> dict[tuple[int, str], Breakdown]:
-    check(model, training)
-    loaded, states = trained_weights(model, training), training_states(model, training)
-    gradients, kept = states.only(phase="gradients"), states.only(phase="optimizer_states")
-    earlier = _earlier(model, training, gradients)
-    beside = {
-        "after_backward": lambda: gradients,
-        "optimizer_peak": lambda: gradients + kept + update_scratch(model, training),
-        "after_optimizer": lambda: gradients + kept,
-    }
-    found = {}
-    for moment in moments:
-        held = loaded + (beside[moment]() if moment in beside else earlier + _pass(model, training, moment))
-        for step in steps:
-            from_start = step > 1 and not moment.endswith(("optimizer", "optimizer_peak"))
-            found[step, moment] = held + kept if from_start else held
-    return {(step, moment): found[step, moment] for step in steps for moment in moments}
+@dataclass(frozen=True)
+class Device:
+    """One device of a stage of the layout: its part of the model, its share of the work."""
+
+    whole: Model
+    asked: Training
+    layout: Layout
+    stage: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what the whole model cannot be trained for, before it is cut."""
+        check(self.whole, self.asked)
+
+    @cached_property
+    def model(self) -> Model:
+        """Its part of the model."""
+        return self._shard(self.layout, None)
+
+    @cached_property
+    def training(self) -> Training:
+        """Its share of the work."""
+        shared = shard_workload(self.asked, self.layout)
+        assert isinstance(shared, Training)
+        return shared
+
+    def _shard(self, layout: Layout, piece: int | None) -> Model:
+        return shard_model(self.whole, layout, self.stage, piece) if layout != Layout() else self.whole
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What of the layout decides which tensors there are."""
+        layout = self.layout
+        found: dict[str, Any] = {}
+        if layout.sequence_parallel and layout.tensor > 1:
+            found["tokens_over"] = layout.tensor
+        if layout.zero > 1:
+            found |= {"gradients_over": layout.replicas, "experts_over": layout.expert_replicas}
+        if layout.interleave > 1:
+            found["accumulates"] = True
+        return found
+
+    # moments
+
+    def course(self, steps: tuple[int, ...], moments: tuple[str, ...]) -> Course:
+        """Return what is alive at the moments of some steps."""
+        here = on_device(self.states, self.layout)
+        gradients, kept = here.only(phase="gradients"), here.only(phase="optimizer_states")
+        loaded = here.only(phase="weights")
+        beside = {
+            "after_backward": lambda: gradients,
+            "optimizer_peak": lambda: gradients + kept + self._update(),
+            "after_optimizer": lambda: gradients + kept,
+        }
+        earlier = self._earlier(gradients) + layout_buffers(self.model, self.training, self.layout)
+        found = {}
+        for moment in moments:
+            held = loaded + (beside[moment]() if moment in beside else earlier + self._pass(moment))
+            for step in steps:
+                from_start = step > 1 and not moment.endswith(("optimizer", "optimizer_peak"))
+                found[step, moment] = held + kept if from_start else held
+        return {(step, moment): found[step, moment] for step in steps for moment in moments}
+
+    @cached_property
+    def states(self) -> Breakdown:
+        """Its weights, gradients and optimizer states, wherever they are."""
+        parts = trained_weights, training_states
+        loaded, states = (part(self.model, self.training, self.layout) for part in parts)
+        return loaded + states
+
+    def _update(self) -> Breakdown:
+        """The temporaries of the update; it runs where its states are."""
+        if self.layout.offload_optimizer != "none":
+            return Breakdown("bytes")
+        return update_scratch(self.model, self.training, self.layout)
+
+    def _earlier(self, gradients: Breakdown) -> Breakdown:
+        """Gradients of earlier micro-batches, or a buffer of fp32 gradients: there during forward and backward."""
+        if self.training.implementation == "megatron" or self.settings.get("accumulates"):
+            return gradients
+        earlier = Breakdown("bytes")
+        for case, where in cases(self.model, self.training):
+            if case.accumulates:
+                earlier += limited(gradients, where)
+        return earlier
+
+    def _pass(self, moment: str) -> Breakdown:
+        """What forward or backward holds at a moment, beside weights, states and earlier gradients."""
+        direction, _, point = moment.partition("_")
+        if self.training.implementation == "megatron":
+            held = self._waiting(0)
+            again = direction == BACKWARD and self.training.recompute == "full"
+            return held + megatron_layer(self._uncut(None), self.training, self.layout) if again else held
+        running = alive_at(self._piece, self.training, direction, point == "peak", self.settings)
+        return running + uneven_routing(running, self.layout) + self._waiting(1)
+
+    # micro-batches that wait for their backward
+
+    @cached_property
+    def _piece(self) -> Model:
+        """The layers that run at once: a piece of an interleaved stage, else the stage."""
+        return self.model if self.layout.interleave == 1 else self._shard(self.layout, self._end)
+
+    @property
+    def _end(self) -> int:
+        """The piece with the embedding or the head: the first piece, on the last stage the last."""
+        return self.layout.interleave - 1 if self.stage == self.layout.pipeline - 1 else 0
+
+    def _waiting(self, running: int) -> Breakdown:
+        """What the micro-batches in flight keep, but for those that run."""
+        layout, found = self.layout, Breakdown("bytes")
+        for part, count in self._in_flight():
+            others = count - running
+            if not (hasattr(others, "shape") or others):
+                continue
+            kept = self._kept(part)
+            kept += uneven_routing(kept, layout)
+            factors = {} if layout.pipeline == 1 else {"micro_batches_in_flight": others}
+            found += replace(kept, terms=tuple(replace(t, factors=factors | dict(t.factors)) for t in kept))
+        return found
+
+    def _in_flight(self) -> Iterator[tuple[str, Quantity]]:
+        """The parts of a stage, each with the micro-batches that it keeps at once."""
+        layout, batches = self.layout, micro_batches(self.training)
+        flight = in_flight(layout, self.stage, batches) if layout.pipeline > 1 else 1
+        if layout.interleave == 1:
+            yield "all", flight
+            return
+        yield "layers", flight
+        yield "ends", minimum(batches, 2 * layout.pipeline - 1) if self.stage == 0 else 1
+
+    def _kept(self, part: str) -> Breakdown:
+        """What one micro-batch keeps in a part: all of a stage, the layers of a piece, or embedding and head."""
+        if part == "all":
+            return self._kept_of(self._end if self.layout.interleave > 1 else None, ends=True)
+        layers = self._kept_of(self._end, ends=False)
+        if part == "layers":
+            return layers
+        known = {(term.name, term.amount) for term in layers}
+        both = self._kept_of(self._end, ends=True)
+        return replace(both, terms=tuple(term for term in both if (term.name, term.amount) not in known))
+
+    def _kept_of(self, piece: int | None, ends: bool) -> Breakdown:
+        if self.training.implementation == "megatron":
+            return megatron_activations(_middle(self._uncut(piece), ends), self.training, self.layout)
+        cut = self.model if piece is None else self._shard(self.layout, piece)
+        return kept_tensors(_middle(cut, ends), self.training, self.settings)
+
+    def _uncut(self, piece: int | None) -> Model:
+        """The layers of a stage before tensor parallelism: Megatron's formula divides itself."""
+        layout = replace(self.layout, tensor=1, expert=1, sequence_parallel=False)
+        cut = self._shard(layout, piece)
+        return replace(cut, vocab_size=self.model.vocab_size * self.layout.tensor)
 
 
-def _pass(model: Model, training: Training, moment: str) -> Breakdown:
-    """What forward or backward holds at a moment, beside weights, states and earlier gradients."""
-    direction, _, point = moment.partition("_")
-    if training.implementation == "megatron":
-        kept = megatron_activations(model, training)
-        again = direction == BACKWARD and training.recompute == "full"
-        return kept + megatron_layer(model, training) if again else kept
-    return alive_at(model, training, direction, highest=point == "peak")
+def _middle(model: Model, ends: bool) -> Model:
+    """A part of a model, or its layers alone."""
+    return model if ends else replace(model, first_stage=False, last_stage=False, head="none")
 
 
-def _earlier(model: Model, training: Training, gradients: Breakdown) -> Breakdown:
-    """Gradients of earlier micro-batches, or a buffer of fp32 gradients: they are there during forward and backward."""
-    if training.implementation == "megatron":
-        return gradients
-    earlier = Breakdown("bytes")
-    for case, where in cases(model, training):
-        if case.accumulates:
-            earlier += limited(gradients, where)
-    return earlier
+def busiest(model: Model, training: Training, layout: Layout) -> int:
+    """Return the stage whose highest moment is the highest of all stages."""
+    stages = list(busy_stages(model, layout))
+    if len(stages) == 1:
+        return stages[0]
+    return max(stages, key=lambda stage: highest(highest_moments(model, training, layout, stage)))
+
+
+def highest(moments: Course) -> float:
+    """Return the highest total of some moments; of a grid, that of its highest element."""
+    totals = [alive.total for alive in moments.values()]
+    return max(float(total.max() if hasattr(total, "max") else total) for total in totals)

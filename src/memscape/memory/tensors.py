@@ -39,7 +39,8 @@ class Tensor:
 
 def tensors(model: Model) -> Iterator[Tensor]:
     """Yield every distinct parameter tensor of the model, from the embedding to the head."""
-    yield from _embedding(model)
+    if model.first_stage:
+        yield from _embedding(model)
     for stack in _stacks(model):
         yield from _attention(model, stack)
         if stack.cross:
@@ -47,8 +48,9 @@ def tensors(model: Model) -> Iterator[Tensor]:
         yield from _norms(model, stack)
     yield from _dense_mlps(model)
     yield from _experts(model)
-    yield from _final_norms(model)
-    yield from _head(model)
+    if model.last_stage:
+        yield from _final_norms(model)
+        yield from _head(model)
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def _embedding(model: Model) -> Iterator[Tensor]:
         yield Tensor("embedding projection", "embd_proj", "other", width, {"hidden_size": model.hidden_size})
         yield Tensor("embedding projection bias", "bias", "other", {"hidden_size": model.hidden_size})
     elif model.embedding_projection == "in_out":
-        both = {"in_and_out": 2}
+        both: Sizes = {"in_and_out": 2} if model.last_stage else {}
         yield Tensor("embedding projection", "embd_proj", "other", width, {"hidden_size": model.hidden_size}, both)
 
 
@@ -204,7 +206,7 @@ def _experts(model: Model) -> Iterator[Tensor]:
         return
     places = tuple(position for position, kind in enumerate(model.layer_kinds) if kind.moe)
     copies = {"moe_layers": model.moe_layers}
-    every, width = copies | {"experts": model.experts}, {"expert_ffn_size": model.expert_ffn_size}
+    every, width = copies | {"experts": model.stored_experts}, {"expert_ffn_size": model.expert_ffn_size}
     yield from _mlp(model, width, every, "experts", "_exps", model.expert_bias, places)
     if model.shared_ffn_size:
         shared = {"shared_ffn_size": model.shared_ffn_size}
@@ -234,10 +236,12 @@ def _head(model: Model) -> Iterator[Tensor]:
     if model.head == "none":
         return
     inner = hidden if model.embedding_projection == "none" else {"embedding_size": model.embedding_size}
+    if model.embedding_projection == "in_out" and not model.first_stage:
+        yield Tensor("embedding projection", "embd_proj", "other", inner, hidden)
     if model.head == "masked":
         yield Tensor("head transform", "cls", "lm_head", hidden, {"transform_size": model.embedding_size})
         yield Tensor("head transform bias and norm", "norm", "lm_head", inner, {}, {"bias_and_norm": 3})
-    if not model.tied:
+    if not model.tied or not model.first_stage:  # a tied head on another device is a copy
         yield Tensor("output head", "output", "lm_head", inner, vocabulary)
     if model.head_bias:
         # transformers gives an untied masked head a bias of its own beside the shared one

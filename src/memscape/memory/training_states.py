@@ -114,14 +114,15 @@ def _term(tensor: Stored, phase: str, size: dict[str, Quantity], source: str) ->
 
 
 def shared(terms: Iterable[Term], layout: Layout) -> Iterator[Term]:
-    """The share of one data-parallel device: each tensor divided, rounded up to whole numbers."""
+    """The share of one of the devices that hold the same weights: each tensor divided, rounded up to whole numbers."""
     for term in terms:
         if layout.zero < SHARED_FROM[term.phase] or WHOLE & set(term.factors):
             yield term
             continue
+        over = layout.expert_replicas if "experts" in term.factors else layout.replicas
         size = {name: value for name, value in term.factors.items() if name == "bytes_per_element"}
         (unit,) = size.values() or (1,)
-        share = {"elements_per_device" if size else "bytes_per_device": ceil_div(term.amount // unit, layout.data)}
+        share = {"elements_per_device" if size else "bytes_per_device": ceil_div(term.amount // unit, over)}
         yield replace(term, factors=share | size, source="rajbhandari2020")
 
 

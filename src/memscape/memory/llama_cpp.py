@@ -1,0 +1,209 @@
+"""llama.cpp: which layers stand on the GPU and which in the host's memory, and the buffers that a pass needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from memscape import tables
+from memscape.breakdown import Breakdown, Quantity, Term, ceil_div, maximum
+from memscape.catalog import weight_precisions
+from memscape.memory import gguf
+from memscape.memory.kv_cache import kv_cache
+from memscape.memory.tensors import Sizes, Tensor, tensors
+from memscape.memory.weights import gguf_facts, weights
+from memscape.model import Model
+from memscape.problem import Problem, chosen
+from memscape.serving import fact
+from memscape.units import MIB
+from memscape.workload import Inference
+
+FP32 = {"bytes_per_element": 4}
+# the type in which a layer of the host is thought to be when its matrix is copied to the GPU for a long prompt
+COPIED_AS = "Q4_0"
+
+
+def device_memory_llama_cpp(model: Model, inference: Inference) -> Breakdown:
+    """Count what llama.cpp holds on the GPU: weights and cache of its layers, one compute buffer, the context.
+
+    `gpu_layers` counts from the end of the stack: the output layer is the first of them, as in 2026 (before, it was the
+    last); None takes all. The token embedding stays on the CPU; a tied one is stored a second time as the output. All
+    of it is reserved when the model is loaded, so it is the same at every moment. Nothing is on the GPU with 0.
+    Holds for: one GPU, one stream per slot, --ubatch-size 512 or `prefill_tokens`.
+    Not for:   tensors placed by name, a draft model, several GPUs (a copy of the buffer each).
+    Sources:   llama_cpp_offload, llama_cpp_quantize, ollama_graph
+    """
+    split = _split(model, inference)
+    if split.start > model.layers:
+        return Breakdown("bytes", (), ("no layer is on the GPU",))
+    held = (*_weights(split, inference, gpu=True), *_cache(split, inference, gpu=True))
+    row = tables.by_key("runtime")["CUDA context"]
+    low, likely, high = (each * MIB for each in tables.spread(row))
+    sizes = {"mebibytes": likely // MIB, "bytes_per_mebibyte": MIB}
+    context = Term("CUDA context", sizes, "other", "runtime", row["source"], (low, high))
+    return Breakdown("bytes", (*held, *_buffer(split, inference, partial=split.start > 0), context))
+
+
+def host_memory_llama_cpp(model: Model, inference: Inference) -> Breakdown:
+    """Count what llama.cpp holds in the host's memory: the token embedding, the other layers, their cache, buffers.
+
+    Not for: pages of a mapped file, which the system keeps while there is room.
+    Sources: llama_cpp_offload, llama_cpp_quantize, ollama_graph
+    """
+    split = _split(model, inference)
+    held = (*_weights(split, inference, gpu=False), *_cache(split, inference, gpu=False))
+    passed = {"tokens_in_pass": _tokens_in_pass(inference)} | FP32
+    inputs = (
+        _scratch("embedded tokens", {"hidden_size": model.hidden_size} | passed),
+        _scratch("attention mask", {"context_tokens": _context(inference)} | passed),
+    )
+    rows = {"sequences": inference.sequences, "vocab_size": model.vocab_size} | FP32
+    buffers = _buffer(split, inference, partial=False) if split.start else inputs
+    return Breakdown("bytes", (*held, *buffers, _scratch("logits that are read", rows, "lm_head")))
+
+
+@dataclass(frozen=True)
+class _Split:
+    """A model and the first position of the stack that is on the GPU; the output layer stands at `model.layers`."""
+
+    model: Model
+    start: int
+
+    def holds(self, position: int, gpu: bool) -> bool:
+        return (position >= self.start) == gpu
+
+
+def _split(model: Model, inference: Inference) -> _Split:
+    if inference.engine != "llama.cpp":
+        raise Problem(f'engine "{inference.engine}" leaves no layers to the CPU; use engine "llama.cpp"')
+    if not model.causal or model.has_encoder or model.shared_layers:
+        raise Problem(f"{model.label} is no plain decoder; layers are divided for decoders alone, use another engine")
+    most = int(model.layers) + 1
+    asked = most if inference.gpu_layers is None else inference.gpu_layers
+    if asked > most:
+        raise Problem(
+            f"gpu_layers is {asked:,}, and {model.label} has {model.layers} layers and the output layer; "
+            f"use 0 to {most}, or None for all"
+        )
+    return _Split(model, most - asked)
+
+
+def _weights(split: _Split, inference: Inference, gpu: bool) -> Iterator[Term]:
+    """The share of each term that stands on one side: whole layers, each in the type that the mix gives it."""
+    model = split.model
+    known = {tensor.name: tensor for tensor in tensors(model)}
+    output = split.holds(int(model.layers), gpu)
+    for term in weights(model, inference.weights, inference.kept):
+        name, _, type_name = term.name.rpartition(" in ")
+        tensor = known.get(name) or known.get(term.name.partition(":")[0])
+        counted = next((key for key in term.factors if key.endswith(("layers", "layers_in_this_type"))), None)
+        if counted is None:
+            embedded = term.group == "embeddings"
+            if (not gpu) if embedded else output:
+                yield term
+            if embedded and gpu and output and model.tied and tensor is not None and tensor.role == "token_embd":
+                yield replace(term, name=f"{term.name}, stored again as the output", group="lm_head")
+            continue
+        places = (place for place in _places(model, counted, tensor) if split.holds(place, gpu))
+        here = sum(_of_type(model, inference, tensor, place, type_name if name in known else "") for place in places)
+        if here:
+            sizes = {"layers_here" if key == counted else key: here if key == counted else size
+                     for key, size in term.factors.items()}  # fmt: skip
+            yield replace(term, factors=sizes)
+
+
+def _places(model: Model, counted: str, tensor: Tensor | None) -> tuple[int, ...]:
+    """The positions in the stack that a term counts."""
+    if tensor is not None and tensor.layers:
+        return tensor.layers
+    routed = {"moe_layers": True, "dense_layers": False}.get(counted)
+    return tuple(place for place, kind in enumerate(model.layer_kinds) if routed is None or kind.moe is routed)
+
+
+def _of_type(model: Model, inference: Inference, tensor: Tensor | None, place: int, type_name: str) -> bool:
+    """Whether the tensor of one layer has the type that a term counts; any type for a plain precision."""
+    mix = chosen("precision", inference.weights, weight_precisions())
+    if tensor is None or not type_name or mix not in gguf.mixes():
+        return True
+    columns = 1
+    for size in tensor.columns.values():
+        columns *= size
+    role = "norm" if tensor.is_vector else tensor.role
+    columns = model.nope_dim if role == "attn_k_b" else columns
+    return gguf.tensor_type(mix, role, place, columns, gguf_facts(model)) == type_name
+
+
+def _cache(split: _Split, inference: Inference, gpu: bool) -> tuple[Term, ...]:
+    """The cache stands where its layer stands; a local layer keeps its window and the tokens of one pass."""
+    model = split.model
+    kinds = tuple(kind for place, kind in enumerate(model.layer_kinds) if split.holds(place, gpu))
+    if not kinds:
+        return ()
+    window = None if model.window is None else model.window + _tokens_in_pass(inference)
+    return kv_cache(replace(model, layers=len(kinds), layer_kinds=kinds, window=window), inference).terms
+
+
+def _buffer(split: _Split, inference: Inference, partial: bool) -> tuple[Term, ...]:
+    """The compute buffer: the larger of one layer's graph and the head's.
+
+        layer: 4·T·(1 + c·h + s·(1 + a));  head: 4·T·(h + V);  a fused kernel keeps the mask and no scores      [bytes]
+
+    Where layers stand on both sides, the input of a pass is copied, and the layer's graph holds one matrix and the
+    keys of a layer of the host.
+    """
+    model = split.model
+    passed: Sizes = {"tokens_in_pass": _tokens_in_pass(inference)}
+    layer = _layer_graph(model, inference, passed, partial)
+    head = (
+        _scratch("hidden states", {"hidden_size": model.hidden_size} | passed | FP32),
+        _scratch("logits", {"vocab_size": model.vocab_size} | passed | FP32, "lm_head"),
+    )
+    copied = _scratch("hidden states that change sides", {"hidden_size": model.hidden_size} | passed | FP32)
+    ahead = Breakdown("bytes", layer).total > Breakdown("bytes", head).total
+    if hasattr(ahead, "shape"):
+        chosen_terms = tuple(
+            replace(term, factors=term.factors | {"at_its_highest": here})
+            for side, here in ((layer, ahead.astype("float64")), (head, 1.0 - ahead))
+            for term in side
+        )
+    else:
+        chosen_terms = layer if ahead else head
+    return (*chosen_terms, copied) if partial else chosen_terms
+
+
+def _layer_graph(model: Model, inference: Inference, passed: Sizes, partial: bool) -> tuple[Term, ...]:
+    context: Sizes = {"context_tokens": _context(inference)}
+    hidden: Sizes = {"hidden_size": model.hidden_size}
+    terms = [_scratch("positions", passed | FP32), _scratch("attention mask", context | passed | FP32)]
+    if inference.attention == "eager":
+        terms.append(_scratch("attention scores", {"heads": model.heads} | context | passed | FP32))
+    if not partial:
+        copies = {"residual_copies": int(fact("llama.cpp", "residual copies")["likely"])}
+        return (*terms, _scratch("residual stream", copies | hidden | passed | FP32))
+    elements, size = gguf.block(COPIED_AS)
+    blocks = {"blocks": ceil_div(model.hidden_size * model.hidden_size, elements), "bytes_per_block": size}
+    keys = {"kv_heads": model.kv_heads, "head_dim": model.head_dim}
+    larger = {"larger_of_context_and_hidden": maximum(_context(inference), model.hidden_size)}
+    wide = _scratch("attention mask", larger | passed | FP32)
+    terms[1] = wide
+    return (
+        *terms,
+        _scratch("residual stream", hidden | passed | FP32),
+        _scratch("a matrix copied from the host", blocks),
+        _scratch("keys copied from the host", keys | context | FP32),
+    )
+
+
+def _scratch(name: str, factors: Sizes, group: str = "other") -> Term:
+    return Term(name, factors, group, "activations", "ollama_graph")
+
+
+def _tokens_in_pass(inference: Inference) -> int:
+    return inference.prefill_tokens or int(fact("llama.cpp", "tokens in a pass")["likely"])
+
+
+def _context(inference: Inference) -> Quantity:
+    """The cells of all slots together, each slot padded to whole blocks."""
+    tokens = inference.tokens if inference.reserved_tokens is None else inference.reserved_tokens
+    block = inference.block_tokens or 1
+    return inference.sequences * (ceil_div(tokens, block) * block)
