@@ -13,10 +13,11 @@ from published import ROOT
 SOURCE = ROOT / "src" / "memscape"
 ORDER = (
     "problem", "tables", "units", "breakdown", "model", "config", "rules", "families",
-    "memory.gguf", "catalog", "readers", "workload", "memory.tensors", "memory.modules",
+    "memory.gguf", "catalog", "readers", "serving", "workload", "memory.tensors", "memory.modules",
     "memory.parameters", "memory.weights", "memory.kv_cache",
     # only Layout so far; the shards, which need memory(), will stand below it
     "parallelism",
+    "memory.engines", "memory.pool", "memory.llama_cpp",
     "memory.optimizers", "memory.adapters", "memory.training_states", "memory.scratch", "forward", "memory.megatron",
     "memory.activations", "memory.timeline", "memory.alignment",
     "cluster", "views", "dashboard",

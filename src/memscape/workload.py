@@ -58,9 +58,9 @@ class Inference:
     `prefill_tokens`    tokens that one forward pass takes at most; None: the engine's published default
     `attention`         "sdpa": a fused kernel; "eager": the score matrix is held
 
-    vllm: `engine_version`, `most_sequences` (max_num_seqs), `gpu_memory_utilization`, `cuda_graphs`, `hybrid_cache` (its
-    manager gives local layers short tables). llama.cpp: `gpu_layers` (--n-gpu-layers: the output layer counts, as the
-    first). None: the default of `data/engines.csv`; all layers.
+    vllm: `engine_version`, `most_sequences` (max_num_seqs), `gpu_memory_utilization`, `cuda_graphs`,
+    `hybrid_cache` (local layers have shorter tables). llama.cpp: `gpu_layers` (--n-gpu-layers: the output layer is the
+    first of them). None: the default of `data/engines.csv`; all layers.
     """
 
     sequences: Quantity = 1

@@ -162,7 +162,7 @@ def _buffer(split: _Split, inference: Inference, partial: bool) -> tuple[Term, .
     ahead = Breakdown("bytes", layer).total > Breakdown("bytes", head).total
     if hasattr(ahead, "shape"):
         chosen_terms = tuple(
-            replace(term, factors=term.factors | {"at_its_highest": here})
+            replace(term, factors={**term.factors, "at_its_highest": here})
             for side, here in ((layer, ahead.astype("float64")), (head, 1.0 - ahead))
             for term in side
         )
