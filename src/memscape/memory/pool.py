@@ -36,6 +36,7 @@ class Pool:
     blocks: Quantity
     blocks_per_sequence: Quantity
     tokens: Quantity
+    most_sequences: int
     notes: tuple[str, ...] = ()
 
     @property
@@ -47,6 +48,11 @@ class Pool:
     def concurrency(self) -> Quantity:
         """The sequences of the asked length that fit at once, as vLLM's log says it: not rounded."""
         return self.blocks / self.blocks_per_sequence
+
+    @property
+    def sequences(self) -> Quantity:
+        """The whole sequences of the asked length that run at once: those that fit, at most `most_sequences`."""
+        return minimum(self.blocks // self.blocks_per_sequence, self.most_sequences)
 
 
 def kv_pool(
@@ -87,8 +93,7 @@ def _check(model: Model, inference: Inference) -> None:
 
 
 def _outside(inference: Inference) -> tuple[str, ...]:
-    budgeted = int(fact("vllm", "CUDA graphs in the budget", inference.engine_version)["likely"])
-    return OUTSIDE[budgeted:]
+    return OUTSIDE[_likely("CUDA graphs in the budget", inference, None) :]
 
 
 def _budget(accelerator: Accelerator, inference: Inference) -> tuple[Term, ...]:
@@ -106,7 +111,7 @@ def _budget(accelerator: Accelerator, inference: Inference) -> tuple[Term, ...]:
 def _utilisation(inference: Inference) -> dict[str, float]:
     if inference.gpu_memory_utilization is not None:
         return {"utilisation": inference.gpu_memory_utilization}
-    return {"utilisation": int(fact("vllm", "utilisation", inference.engine_version)["likely"]) / 100}
+    return {"utilisation": _likely("utilisation", inference, None) / 100}
 
 
 def _minus(term: Term) -> Term:
@@ -132,8 +137,33 @@ def _filled(pool: Breakdown, beside: Breakdown, model: Model, inference: Inferen
     blocks = int(pool.total) // size
     context = _context(inference)
     tokens = blocks * block if len(each) == 1 else (blocks * context) // _total(each)
-    filled = Pool(pool, beside, block, size, blocks, _total(each), tokens)
+    most = inference.most_sequences or _likely("sequences", inference, accelerator)
+    filled = Pool(pool, beside, block, size, blocks, _total(each), tokens, most)
     return replace(filled, notes=_notes(filled, model, inference, accelerator))
+
+
+def cache_in_blocks(model: Model, inference: Inference, accelerator: Accelerator | None = None) -> Breakdown:
+    """Count the bytes of the blocks that the asked sequences take from vLLM's pool.
+
+        sequences · blocks per sequence · layers of a group · bytes of one block in one layer      [bytes]
+
+    More than `kv_cache` where layers differ: local layers hold the tokens of one pass beside their window, and groups
+    are filled up to equally many layers.
+    Source: vllm_cache
+    """
+    _check(model, inference)
+    group, each = _groups(model, inference, accelerator)
+    factors = {
+        "sequences": inference.sequences,
+        "blocks_per_sequence": _total(each),
+        "layers_in_group": group,
+        "bytes_per_block": _page(model, inference),
+    }
+    return Breakdown("bytes", (Term("blocks of keys and values", factors, "attention", "kv_cache", "vllm_cache"),))
+
+
+def _likely(name: str, inference: Inference, accelerator: Accelerator | None) -> int:
+    return int(fact("vllm", name, inference.engine_version, accelerator)["likely"])
 
 
 def _context(inference: Inference) -> Quantity:
@@ -146,7 +176,7 @@ def _page(model: Model, inference: Inference) -> int:
     return int(kv_cache(model, one).total) // int(model.layers)
 
 
-def _groups(model: Model, inference: Inference, accelerator: Accelerator) -> tuple[int, tuple[Quantity, ...]]:
+def _groups(model: Model, inference: Inference, accelerator: Accelerator | None) -> tuple[int, tuple[Quantity, ...]]:
     """The layers of a group, and for each kind of layer the blocks that a sequence takes in all its groups.
 
     Groups have equally many layers, as many as the rarer kind has; the last group of the other is filled up. A local
@@ -156,9 +186,7 @@ def _groups(model: Model, inference: Inference, accelerator: Accelerator) -> tup
     fewest, most = min(counts.values()), max(counts.values())
     group = most if len(counts) == 1 or QUARTER * most < (QUARTER + 1) * fewest else fewest
     block, context = inference.block_tokens or 1, _context(inference)
-    passed = inference.prefill_tokens or int(
-        fact("vllm", "tokens in a pass", inference.engine_version, accelerator)["likely"]
-    )
+    passed = inference.prefill_tokens or _likely("tokens in a pass", inference, accelerator)
     blocks = []
     for kind, layers in counts.items():
         held = context if kind == "full" or model.window is None else minimum(model.window - 1 + passed, context)
