@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from memscape import tables
-from memscape.breakdown import Breakdown, Quantity, Term, ceil_div, maximum
+from memscape.breakdown import Breakdown, Quantity, Term, ceil_div, maximum, product
 from memscape.catalog import weight_precisions
 from memscape.memory import gguf
 from memscape.memory.kv_cache import kv_cache
@@ -90,47 +90,48 @@ def _split(model: Model, inference: Inference) -> _Split:
 
 def _weights(split: _Split, inference: Inference, gpu: bool) -> Iterator[Term]:
     """The share of each term that stands on one side: whole layers, each in the type that the mix gives it."""
-    model = split.model
-    known = {tensor.name: tensor for tensor in tensors(model)}
-    output = split.holds(int(model.layers), gpu)
-    for term in weights(model, inference.weights, inference.kept):
-        name, _, type_name = term.name.rpartition(" in ")
-        tensor = known.get(name) or known.get(term.name.partition(":")[0])
+    for term in weights(split.model, inference.weights, inference.kept):
         counted = next((key for key in term.factors if key.endswith(("layers", "layers_in_this_type"))), None)
         if counted is None:
-            embedded = term.group == "embeddings"
-            if (not gpu) if embedded else output:
-                yield term
-            if embedded and gpu and output and model.tied and tensor is not None and tensor.role == "token_embd":
-                yield replace(term, name=f"{term.name}, stored again as the output", group="lm_head")
+            yield from _once(split, term, gpu)
             continue
-        places = (place for place in _places(model, counted, tensor) if split.holds(place, gpu))
-        here = sum(_of_type(model, inference, tensor, place, type_name if name in known else "") for place in places)
+        places = (place for place in _places(split.model, counted) if split.holds(place, gpu))
+        here = sum(_counted(split.model, inference, term, place) for place in places)
         if here:
-            sizes = {"layers_here" if key == counted else key: here if key == counted else size
-                     for key, size in term.factors.items()}  # fmt: skip
-            yield replace(term, factors=sizes)
+            sizes = {key: size for key, size in term.factors.items() if key != counted}
+            yield replace(term, factors={"layers_here": here} | sizes)
 
 
-def _places(model: Model, counted: str, tensor: Tensor | None) -> tuple[int, ...]:
-    """The positions in the stack that a term counts."""
-    if tensor is not None and tensor.layers:
-        return tensor.layers
-    routed = {"moe_layers": True, "dense_layers": False}.get(counted)
+def _once(split: _Split, term: Term, gpu: bool) -> Iterator[Term]:
+    """What stands beside the stack: embeddings on the CPU, the final norm and the head where the output layer is."""
+    output = split.holds(int(split.model.layers), gpu)
+    embedded = term.group == "embeddings"
+    if (not gpu) if embedded else output:
+        yield term
+    if gpu and output and split.model.tied and term.name.startswith("token embedding"):
+        yield replace(term, name=f"{term.name}, stored again as the output", group="lm_head")
+
+
+def _places(model: Model, counted: str) -> tuple[int, ...]:
+    """The positions in the stack of the layers that a factor counts."""
+    routed = {"moe": True, "dense": False}.get(counted.partition("_")[0])
     return tuple(place for place, kind in enumerate(model.layer_kinds) if routed is None or kind.moe is routed)
 
 
-def _of_type(model: Model, inference: Inference, tensor: Tensor | None, place: int, type_name: str) -> bool:
-    """Whether the tensor of one layer has the type that a term counts; any type for a plain precision."""
+def _counted(model: Model, inference: Inference, term: Term, place: int) -> bool:
+    """Whether a term counts the tensor of this layer: its type is the one in the term's name, if it names one."""
     mix = chosen("precision", inference.weights, weight_precisions())
-    if tensor is None or not type_name or mix not in gguf.mixes():
+    name, _, type_name = term.name.rpartition(" in ")
+    alike = [tensor for tensor in tensors(model) if tensor.name == name]
+    if not alike or mix not in gguf.mixes():
         return True
-    columns = 1
-    for size in tensor.columns.values():
-        columns *= size
+    return any(_type(model, mix, tensor, place) == type_name for tensor in alike)
+
+
+def _type(model: Model, mix: str, tensor: Tensor, place: int) -> str:
+    columns = model.nope_dim if tensor.role == "attn_k_b" else product(tensor.columns.values())
     role = "norm" if tensor.is_vector else tensor.role
-    columns = model.nope_dim if role == "attn_k_b" else columns
-    return gguf.tensor_type(mix, role, place, columns, gguf_facts(model)) == type_name
+    return gguf.tensor_type(mix, role, place, columns, gguf_facts(model))
 
 
 def _cache(split: _Split, inference: Inference, gpu: bool) -> tuple[Term, ...]:
