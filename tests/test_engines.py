@@ -260,24 +260,37 @@ def test_layers_of_a_mix_are_counted_one_by_one():
     assert stack / MIB == pytest.approx(2495.31, abs=0.01)
 
 
-def test_on_the_cpu_alone_nothing_is_on_the_gpu():
+def test_cache_stands_where_its_layer_stands():
+    """The same log, 768 cells: 60.00 MiB for the 20 layers of the GPU, 36.00 for the 12 of the host."""
+    row = {"slots": 1, "context": 768, "weights": "Q4_K_M", "flash": "yes"}
+    asked = _llama_cpp(row, gpu_layers=21)
+    mistral = ms.model("mistral-7b-v0.1")
+    sides = device_memory_llama_cpp(mistral, asked), host_memory_llama_cpp(mistral, asked)
+    assert [side.only(phase="kv_cache").total / MIB for side in sides] == [60, 36]
+
+
+def test_without_a_gpu_all_is_on_the_host():
     """A log of llama.cpp, Llama-2-7B Q8_0 without a GPU: 6828.64 MiB, cache 256.00, compute 70.50 (id 7823459216)."""
     row = {"slots": 1, "context": 512, "weights": "Q8_0", "flash": "no"}
-    model, asked = ms.model("llama-2-7b"), _llama_cpp(row, gpu_layers=0)
-    host = host_memory_llama_cpp(model, asked)
-    assert device_memory_llama_cpp(model, asked).total == 0
+    host = host_memory_llama_cpp(ms.model("llama-2-7b"), _llama_cpp(row, gpu_layers=0))
     assert host.only(phase="weights").total / MIB == pytest.approx(6828.64, abs=0.01)
     assert host.only(phase="kv_cache").total / MIB == 256
     computed = host.only(phase="activations").total - host.only(name="logits that are read").total
     assert computed / MIB == pytest.approx(70.50, abs=0.01)
 
 
-def test_a_stack_on_both_sides_copies_hidden_states():
-    """A log of llama.cpp, Qwen2.5-3B with 16 layers on the GPU: compute buffer 304.75 MiB (id 55671803009)."""
-    qwen = replace(ms.model("qwen2.5-7b"), hidden_size=2048, heads=16, kv_heads=2, vocab_size=151936, tied=True)
+@pytest.mark.parametrize(("gpu_layers", "logged_mib"), [(16, 304.75), (0, 548.18)])
+def test_matrices_of_the_host_are_copied_for_a_long_prompt(gpu_layers, logged_mib):
+    """A log of llama.cpp, Qwen2.5-3B Q4_K_M: compute buffers with 16 layers on the GPU, and with none (id 55671803009).
+
+    With none the output, in Q6_K, is copied too. The sizes are those of the model's config.json.
+    """
+    sizes = {"layers": 36, "layer_kinds": (), "hidden_size": 2048, "heads": 16, "kv_heads": 2, "ffn_size": 11008}
+    qwen = replace(ms.model("qwen2.5-7b"), vocab_size=151936, tied=True, **sizes)
     row = {"slots": 1, "context": 4096, "weights": "Q4_K_M", "flash": "yes"}
-    gpu = device_memory_llama_cpp(qwen, _llama_cpp(row, gpu_layers=16)).only(phase="activations")
-    assert gpu.total / MIB == pytest.approx(304.75, abs=0.01)
+    gpu = device_memory_llama_cpp(qwen, _llama_cpp(row, gpu_layers=gpu_layers))
+    assert gpu.only(phase="activations").total / MIB == pytest.approx(logged_mib, abs=0.01)
+    assert (gpu.only(phase="weights").total == 0) == (gpu_layers == 0)
 
 
 @pytest.mark.parametrize("name", ["llama-3.2-1b", "deepseek-v2-lite", "gemma-3-4b-text", "qwen1.5-moe-a2.7b", "phi-2"])
@@ -356,7 +369,9 @@ def test_every_factor_and_source_is_explained():
     shown += [cache_in_blocks(mixture, VLLM)]
     shown += [vllm_runtime(replace(LLAMA, last_stage=False), replace(VLLM, engine_version="0.16.0"))]
     shown += [startup_peak(LLAMA, replace(VLLM, engine_version="0.16.0"))]
-    shown += [side(LLAMA, asked) for side in (device_memory_llama_cpp, host_memory_llama_cpp)]
+    for gpu_layers in (0, 5, None):
+        asked = replace(asked, gpu_layers=gpu_layers)
+        shown += [side(LLAMA, asked) for side in (device_memory_llama_cpp, host_memory_llama_cpp)]
     for breakdown in shown:
         assert set(breakdown.sources) <= set(sources)
         assert {name for term in breakdown for name in term.factors} <= set(glossary)

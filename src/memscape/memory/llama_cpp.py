@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from memscape import tables
-from memscape.breakdown import Breakdown, Quantity, Term, ceil_div, maximum, product
+from memscape.breakdown import Breakdown, Quantity, Term, ceil_div, product
 from memscape.catalog import weight_precisions
 from memscape.memory import gguf
 from memscape.memory.kv_cache import kv_cache
@@ -19,8 +19,8 @@ from memscape.units import MIB
 from memscape.workload import Inference
 
 FP32 = {"bytes_per_element": 4}
-# the type in which a layer of the host is thought to be when its matrix is copied to the GPU for a long prompt
-COPIED_AS = "Q4_0"
+# how the names of factors end that count layers
+COUNTED = ("layers", "layers_in_this_type")
 
 
 def device_memory_llama_cpp(model: Model, inference: Inference) -> Breakdown:
@@ -28,14 +28,13 @@ def device_memory_llama_cpp(model: Model, inference: Inference) -> Breakdown:
 
     `gpu_layers` counts from the end of the stack: the output layer is the first of them, as in 2026 (before, it was the
     last); None takes all. The token embedding stays on the CPU; a tied one is stored a second time as the output. All
-    of it is reserved when the model is loaded, so it is the same at every moment. Nothing is on the GPU with 0.
+    of it is reserved when the model is loaded, so it is the same at every moment. With 0 layers the GPU still computes
+    long prompts, with matrices that are copied to it one by one: a buffer and the context remain.
     Holds for: one GPU, one stream per slot, --ubatch-size 512 or `prefill_tokens`.
     Not for:   tensors placed by name, a draft model, several GPUs (a copy of the buffer each).
     Sources:   llama_cpp_offload, llama_cpp_quantize, ollama_graph
     """
     split = _split(model, inference)
-    if split.start > model.layers:
-        return Breakdown("bytes", (), ("no layer is on the GPU",))
     held = (*_weights(split, inference, gpu=True), *_cache(split, inference, gpu=True))
     row = tables.by_key("runtime")["CUDA context"]
     low, likely, high = (each * MIB for each in tables.spread(row))
@@ -91,7 +90,7 @@ def _split(model: Model, inference: Inference) -> _Split:
 def _weights(split: _Split, inference: Inference, gpu: bool) -> Iterator[Term]:
     """The share of each term that stands on one side: whole layers, each in the type that the mix gives it."""
     for term in weights(split.model, inference.weights, inference.kept):
-        counted = next((key for key in term.factors if key.endswith(("layers", "layers_in_this_type"))), None)
+        counted = next((key for key in term.factors if key.endswith(COUNTED)), None)
         if counted is None:
             yield from _once(split, term, gpu)
             continue
@@ -149,50 +148,66 @@ def _buffer(split: _Split, inference: Inference, partial: bool) -> tuple[Term, .
 
         layer: 4·T·(1 + c·h + s·(1 + a));  head: 4·T·(h + V);  a fused kernel keeps the mask and no scores      [bytes]
 
-    Where layers stand on both sides, the input of a pass is copied, and the layer's graph holds one matrix and the
-    keys of a layer of the host.
+    Where layers stand on both sides, hidden states are copied between them, and for a long prompt one matrix of the
+    host at a time is copied to the GPU: a layer's largest, with keys of its cache, or the output's.
     """
-    model = split.model
-    passed: Sizes = {"tokens_in_pass": _tokens_in_pass(inference)}
-    layer = _layer_graph(model, inference, passed, partial)
-    head = (
-        _scratch("hidden states", {"hidden_size": model.hidden_size} | passed | FP32),
-        _scratch("logits", {"vocab_size": model.vocab_size} | passed | FP32, "lm_head"),
-    )
-    copied = _scratch("hidden states that change sides", {"hidden_size": model.hidden_size} | passed | FP32)
-    ahead = Breakdown("bytes", layer).total > Breakdown("bytes", head).total
-    if hasattr(ahead, "shape"):
-        chosen_terms = tuple(
-            replace(term, factors={**term.factors, "at_its_highest": here})
-            for side, here in ((layer, ahead.astype("float64")), (head, 1.0 - ahead))
-            for term in side
-        )
-    else:
-        chosen_terms = layer if ahead else head
-    return (*chosen_terms, copied) if partial else chosen_terms
-
-
-def _layer_graph(model: Model, inference: Inference, passed: Sizes, partial: bool) -> tuple[Term, ...]:
-    context: Sizes = {"context_tokens": _context(inference)}
-    hidden: Sizes = {"hidden_size": model.hidden_size}
-    terms = [_scratch("positions", passed | FP32), _scratch("attention mask", context | passed | FP32)]
-    if inference.attention == "eager":
-        terms.append(_scratch("attention scores", {"heads": model.heads} | context | passed | FP32))
+    passed: Sizes = {"tokens_in_pass": _tokens_in_pass(inference)} | FP32
+    hidden: Sizes = {"hidden_size": split.model.hidden_size} | passed
+    layer, head = _layer_graph(split.model, inference, passed), _head_graph(split.model, passed)
     if not partial:
-        copies = {"residual_copies": int(fact("llama.cpp", "residual copies")["likely"])}
-        return (*terms, _scratch("residual stream", copies | hidden | passed | FP32))
-    elements, size = gguf.block(COPIED_AS)
-    blocks = {"blocks": ceil_div(model.hidden_size * model.hidden_size, elements), "bytes_per_block": size}
-    keys = {"kv_heads": model.kv_heads, "head_dim": model.head_dim}
-    larger = {"larger_of_context_and_hidden": maximum(_context(inference), model.hidden_size)}
-    wide = _scratch("attention mask", larger | passed | FP32)
-    terms[1] = wide
+        return _higher(layer, head)
+    layer = (*layer, *_copied_layer(split.model, inference))
+    if not split.holds(int(split.model.layers), gpu=True):
+        head = (*head, *_copied_output(split.model, inference))
+    return (*_higher(layer, head), _scratch("hidden states that change sides", hidden))
+
+
+def _higher(first: tuple[Term, ...], second: tuple[Term, ...]) -> tuple[Term, ...]:
+    """The larger of two graphs, which share one buffer; for arrays both, with a factor of 0 or 1."""
+    ahead = Breakdown("bytes", first).total > Breakdown("bytes", second).total
+    if not hasattr(ahead, "shape"):
+        return first if ahead else second
+    sides = ((first, ahead.astype("float64")), (second, 1.0 - ahead))
+    return tuple(replace(t, factors={**t.factors, "at_its_highest": here}) for side, here in sides for t in side)
+
+
+def _head_graph(model: Model, passed: Sizes) -> tuple[Term, ...]:
     return (
-        *terms,
-        _scratch("residual stream", hidden | passed | FP32),
-        _scratch("a matrix copied from the host", blocks),
-        _scratch("keys copied from the host", keys | context | FP32),
+        _scratch("hidden states", {"hidden_size": model.hidden_size} | passed),
+        _scratch("logits", {"vocab_size": model.vocab_size} | passed, "lm_head"),
     )
+
+
+def _layer_graph(model: Model, inference: Inference, passed: Sizes) -> tuple[Term, ...]:
+    context: Sizes = {"context_tokens": _context(inference)}
+    copies = {"residual_copies": int(fact("llama.cpp", "residual copies")["likely"])}
+    terms = (
+        _scratch("positions", passed),
+        _scratch("residual stream", copies | {"hidden_size": model.hidden_size} | passed),
+        _scratch("attention mask", context | passed),
+    )
+    if inference.attention == "eager":
+        return (*terms, _scratch("attention scores", {"heads": model.heads} | context | passed))
+    return terms
+
+
+def _copied_layer(model: Model, inference: Inference) -> Iterator[Term]:
+    """The largest matrix of a layer, all experts of one kind together, and the keys of one layer in fp32."""
+    sizes = (
+        term.amount // size
+        for term in weights(model, inference.weights, inference.kept)
+        for key, size in term.factors.items()
+        if key.endswith(COUNTED)
+    )
+    yield _scratch("largest matrix of a layer, copied from the host", {"largest_matrix_bytes": max(sizes)})
+    keys = {"kv_heads": model.kv_heads, "head_dim": model.head_dim, "context_tokens": _context(inference)}
+    yield _scratch("keys copied from the host", keys | FP32)
+
+
+def _copied_output(model: Model, inference: Inference) -> Iterator[Term]:
+    for term in weights(model, inference.weights, inference.kept):
+        if term.group == "lm_head" or (model.tied and term.name.startswith("token embedding")):
+            yield replace(term, name=f"{term.name}, copied from the host", group="lm_head", phase="activations")
 
 
 def _scratch(name: str, factors: Sizes, group: str = "other") -> Term:
