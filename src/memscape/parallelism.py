@@ -279,8 +279,7 @@ def shard_workload(workload: Inference | Training, layout: Layout) -> Inference 
     if isinstance(workload, Inference):
         return _shard_inference(workload, layout)
     batch = workload.global_batch
-    filling = layout.pipeline * (1 if layout.interleave == 1 else 2)
-    share = workload.micro_batch * filling if batch is None else batch // layout.data
+    share = workload.micro_batch * filling(layout) if batch is None else batch // layout.data
     targets = workload.target_tokens
     return replace(
         workload,
@@ -288,6 +287,11 @@ def shard_workload(workload: Inference | Training, layout: Layout) -> Inference 
         sequence_tokens=ceil_div(workload.sequence_tokens, layout.context),
         target_tokens=None if targets is None else ceil_div(targets, layout.context),
     )
+
+
+def filling(layout: Layout) -> int:
+    """Return the micro-batches that fill a pipeline."""
+    return int(1 if layout.pipeline == 1 else layout.pipeline * (1 if layout.interleave == 1 else 2))
 
 
 def _shard_inference(inference: Inference, layout: Layout) -> Inference:

@@ -206,6 +206,20 @@ class Trace:
         following = names[names.index(name) + 1 :]
         return self.tape.kept(self.spans[name].node, self.spans[following[0]].node if following else None)
 
+    def kept_blocks(self) -> Iterator[tuple[str, int, int, str]]:
+        """Go through what is kept to backward: the stage, the block, how many layers keep one, why."""
+        counts: Counter[str] = Counter()
+        for name, count in self.order:
+            counts[name] += count
+        seen = set[int]()
+        for name, count in counts.items():
+            entry = self.spans[name].entry
+            for index, reason in self.kept[name]:
+                own = self.tape.blocks[index].scope == name or index == entry
+                if own or index not in seen:
+                    seen.add(index)
+                    yield name, index, count if own and name not in (EMBEDDING, HEAD) else 1, reason
+
     # how high memory stands
 
     def end(self, direction: str) -> Quantity:
@@ -241,14 +255,14 @@ class Trace:
         for place in range(first, last):
             event = self.tape.events[place]
             if event < 0:
-                net = net - self._times(~event, name) * self.sizes[~event]
+                net = net - self.times(~event, name) * self.sizes[~event]
                 continue
             net = net + self.sizes[event]
             higher = net > top
             top, at = chosen_by(higher, net, top), chosen_by(higher, place, at)
         return net, top, at
 
-    def _times(self, index: int, name: str) -> int:
+    def times(self, index: int, name: str) -> int:
         """How often a stage frees a block: autocast's copies of the weights of all layers go together at the end."""
         block = self.tape.blocks[index]
         if block.role != "copy" or block.scope == name:
@@ -270,7 +284,7 @@ class Trace:
         name, count = runs[run]
         self._changes(direction, [*runs[:run], (name, (count - 1) * last)], found)
         for event in self.tape.events[self.spans[name].events[direction][0] : at + 1]:
-            found[event if event >= 0 else ~event] += 1 if event >= 0 else -self._times(~event, name)
+            found[event if event >= 0 else ~event] += 1 if event >= 0 else -self.times(~event, name)
         return _settled(found, self.tape.blocks)
 
     def _changes(self, direction: str, runs: list[tuple[str, int]], found: Counter[int] | None = None) -> Counter[int]:
@@ -281,7 +295,7 @@ class Trace:
         for name, count in totals.items():
             first, last = self.spans[name].events[direction]
             for event in self.tape.events[first:last]:
-                found[event if event >= 0 else ~event] += count if event >= 0 else -count * self._times(~event, name)
+                found[event if event >= 0 else ~event] += count if event >= 0 else -count * self.times(~event, name)
         return found
 
 

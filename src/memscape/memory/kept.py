@@ -22,7 +22,9 @@ SOURCE = "pytorch_autograd"
 ORDINALS = ("first", "second", "later", "last")
 
 
-def kept_tensors(model: Model, training: Training, settings: Mapping[str, Any] | None = None) -> Breakdown:
+def kept_tensors(
+    model: Model, training: Training, settings: Mapping[str, Any] | None = None, ends: bool = False
+) -> Breakdown:
     """Count what autograd keeps from forward to backward of one micro-batch of the whole model, loss included.
 
         Σ over kept tensors: layers · sizes of the tensor · bytes per element      [bytes]
@@ -30,7 +32,7 @@ def kept_tensors(model: Model, training: Training, settings: Mapping[str, Any] |
     Every term is a tensor: its shape, its type and why it is kept. Tensors that all layers share (rotary tables, masks)
     count once. Under autocast the copies of the weights that backward reads are terms too.
     Holds for: transformers 5.23 with PyTorch 2.13, train mode, no padding mask, labels for every token.
-    `settings` are fields of `Case` that a layout decides.
+    `settings` are fields of `Case` that a layout decides; `ends`: embedding and head alone.
     Not for:   what lives on beside it: the logits while the output lives, the labels the caller holds.
     Raises:    Problem for a family whose forward pass is not described, or a workload that the model cannot take.
     Source:    pytorch_autograd
@@ -38,7 +40,7 @@ def kept_tensors(model: Model, training: Training, settings: Mapping[str, Any] |
     check(model, training)
     result = Breakdown("bytes", notes=remarks(model, training))
     for case, where in cases(model, training):
-        result += limited(_kept(trace(model, training, case._replace(**settings or {}))), where)
+        result += limited(_kept(trace(model, training, case._replace(**settings or {})), ends), where)
     return result
 
 
@@ -49,24 +51,17 @@ def remarks(model: Model, training: Training) -> tuple[str, ...]:
     return model.notes
 
 
-def _kept(step: Trace) -> Breakdown:
-    names = [name for name, _ in step.order]
-    counts: Counter[str] = Counter()
-    for name, count in step.order:
-        counts[name] += count
-    alone = len({" ".join(word for word in name.split() if word not in ORDINALS) for name in names}) == 3
-    terms, seen = [], set[int]()
-    for name in dict.fromkeys(names):
-        entry = step.spans[name].entry
-        for index, reason in step.kept[name]:
-            block = step.tape.blocks[index]
-            own = block.scope == name or index == entry
-            if index in seen and not own:
-                continue
-            seen.add(index)
-            layers = _layers(name, counts[name], alone) if own and name not in (EMBEDDING, HEAD) else {}
-            entered = index == entry and name not in (EMBEDDING, HEAD)
-            terms.append(_term(block._replace(part="layer", name="input") if entered else block, layers, reason))
+def _kept(step: Trace, ends: bool = False) -> Breakdown:
+    """The tensors that are kept, once for all layers of a stage."""
+    alone = len({" ".join(word for word in name.split() if word not in ORDINALS) for name, _ in step.order}) == 3
+    terms = []
+    for name, index, count, reason in step.kept_blocks():
+        if ends and name not in (EMBEDDING, HEAD):
+            continue
+        block = step.tape.blocks[index]
+        if index == step.spans[name].entry and name not in (EMBEDDING, HEAD):
+            block = block._replace(part="layer", name="input")
+        terms.append(_term(block, _layers(name, count, alone), reason))
     return Breakdown("bytes", tuple(terms))
 
 

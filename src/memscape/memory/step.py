@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from memscape.breakdown import Breakdown, Quantity, minimum
-from memscape.forward.trace import BACKWARD, cases
+from memscape.breakdown import Breakdown, Quantity, Term, minimum
+from memscape.forward.trace import FORWARD, cases
 from memscape.memory.buffers import layout_buffers, uneven_routing
 from memscape.memory.kept import alive_at, kept_tensors, limited
 from memscape.memory.megatron import megatron_activations, megatron_layer
@@ -84,7 +84,8 @@ class Device:
         return shared
 
     def _shard(self, layout: Layout, piece: int | None) -> Model:
-        return shard_model(self.whole, layout, self.stage, piece) if layout != Layout() else self.whole
+        degrees = layout.tensor, layout.pipeline, layout.expert
+        return self.whole if degrees == (1, 1, 1) else shard_model(self.whole, layout, self.stage, piece)
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -108,7 +109,7 @@ class Device:
         loaded = here.only(phase="weights")
         beside = {
             "after_backward": lambda: gradients,
-            "optimizer_peak": lambda: gradients + kept + self._update(),
+            "optimizer_peak": lambda: gradients + kept + self.update(),
             "after_optimizer": lambda: gradients + kept,
         }
         earlier = self._earlier(gradients) + layout_buffers(self.model, self.training, self.layout)
@@ -127,7 +128,7 @@ class Device:
         loaded, states = (part(self.model, self.training, self.layout) for part in parts)
         return loaded + states
 
-    def _update(self) -> Breakdown:
+    def update(self) -> Breakdown:
         """The temporaries of the update; it runs where its states are."""
         if self.layout.offload_optimizer != "none":
             return Breakdown("bytes")
@@ -147,16 +148,26 @@ class Device:
         """What forward or backward holds at a moment, beside weights, states and earlier gradients."""
         direction, _, point = moment.partition("_")
         if self.training.implementation == "megatron":
-            held = self._waiting(0)
-            again = direction == BACKWARD and self.training.recompute == "full"
-            return held + megatron_layer(self._uncut(None), self.training, self.layout) if again else held
-        running = alive_at(self._piece, self.training, direction, point == "peak", self.settings)
-        return running + uneven_routing(running, self.layout) + self._waiting(1)
+            return self.fused(direction, self.batches)
+        running = alive_at(self.piece, self.training, direction, point == "peak", self.settings)
+        return running + uneven_routing(running, self.layout) + self._waiting(1, self.batches)
+
+    def fused(self, direction: str, batches: Quantity) -> Breakdown:
+        """What Megatron's kernels hold in a direction, of all micro-batches in flight."""
+        held = self._waiting(0, batches)
+        if direction == FORWARD or self.training.recompute != "full":
+            return held
+        return held + megatron_layer(self._uncut(None), self.training, self.layout)
+
+    @property
+    def batches(self) -> Quantity:
+        """The micro-batches of one update that it computes."""
+        return micro_batches(self.training)
 
     # micro-batches that wait for their backward
 
     @cached_property
-    def _piece(self) -> Model:
+    def piece(self) -> Model:
         """The layers that run at once: a piece of an interleaved stage, else the stage."""
         return self.model if self.layout.interleave == 1 else self._shard(self.layout, self._end)
 
@@ -165,10 +176,10 @@ class Device:
         """The piece with the embedding or the head: the first piece, on the last stage the last."""
         return self.layout.interleave - 1 if self.stage == self.layout.pipeline - 1 else 0
 
-    def _waiting(self, running: int) -> Breakdown:
+    def _waiting(self, running: int, batches: Quantity) -> Breakdown:
         """What the micro-batches in flight keep, but for those that run."""
         layout, found = self.layout, Breakdown("bytes")
-        for part, count in self._in_flight():
+        for part, count in self.in_flight(batches):
             others = count - running
             if not (hasattr(others, "shape") or others):
                 continue
@@ -178,9 +189,9 @@ class Device:
             found += replace(kept, terms=tuple(replace(t, factors=factors | dict(t.factors)) for t in kept))
         return found
 
-    def _in_flight(self) -> Iterator[tuple[str, Quantity]]:
+    def in_flight(self, batches: Quantity) -> Iterator[tuple[str, Quantity]]:
         """The parts of a stage, each with the micro-batches that it keeps at once."""
-        layout, batches = self.layout, micro_batches(self.training)
+        layout = self.layout
         flight = in_flight(layout, self.stage, batches) if layout.pipeline > 1 else 1
         if layout.interleave == 1:
             yield "all", flight
@@ -192,18 +203,18 @@ class Device:
         """What one micro-batch keeps in a part: all of a stage, the layers of a piece, or embedding and head."""
         if part == "all":
             return self._kept_of(self._end if self.layout.interleave > 1 else None, ends=True)
-        layers = self._kept_of(self._end, ends=False)
         if part == "layers":
-            return layers
-        known = {(term.name, term.amount) for term in layers}
-        both = self._kept_of(self._end, ends=True)
-        return replace(both, terms=tuple(term for term in both if (term.name, term.amount) not in known))
+            return self._kept_of(self._end, ends=False)
+        piece = self._kept_of(self._end, ends=True)
+        if self.training.implementation == "megatron":
+            return replace(piece, terms=tuple(term for term in piece if not _of_layers(term)))
+        return kept_tensors(self.piece, self.training, self.settings, ends=True)
 
     def _kept_of(self, piece: int | None, ends: bool) -> Breakdown:
         if self.training.implementation == "megatron":
-            return megatron_activations(_middle(self._uncut(piece), ends), self.training, self.layout)
+            return megatron_activations(middle(self._uncut(piece), ends), self.training, self.layout)
         cut = self.model if piece is None else self._shard(self.layout, piece)
-        return kept_tensors(_middle(cut, ends), self.training, self.settings)
+        return kept_tensors(middle(cut, ends), self.training, self.settings)
 
     def _uncut(self, piece: int | None) -> Model:
         """The layers of a stage before tensor parallelism: Megatron's formula divides itself."""
@@ -212,7 +223,11 @@ class Device:
         return replace(cut, vocab_size=self.model.vocab_size * self.layout.tensor)
 
 
-def _middle(model: Model, ends: bool) -> Model:
+def _of_layers(term: Term) -> bool:
+    return any(name.endswith("layers") for name in term.factors)
+
+
+def middle(model: Model, ends: bool) -> Model:
     """A part of a model, or its layers alone."""
     return model if ends else replace(model, first_stage=False, last_stage=False, head="none")
 

@@ -8,6 +8,7 @@ from itertools import chain
 from memscape import tables
 from memscape.breakdown import Breakdown, Quantity, Term, ceil_div
 from memscape.memory.activations import activations, decode_activations
+from memscape.memory.grid import grid_totals, has_degrees
 from memscape.memory.kv_cache import kv_cache
 from memscape.memory.offload import offloaded
 from memscape.memory.step import Device, busiest, highest, highest_moments, training_timeline
@@ -73,6 +74,9 @@ def memory(model: Model, workload: Inference | Training, layout: Layout | None =
     likely value of each measured term, `low` and `high` its spread. Array input is answered element by element.
     """
     layout = layout or Layout()
+    if has_degrees(layout):
+        totals = Term("everything at its highest moment", {"bytes": grid_totals(model, workload, layout, _serving)})
+        return Breakdown("bytes", (totals,), ("each element on its busiest device, at its own highest moment",))
     check(model, layout, workload)
     moments = {
         (stage, step, moment): alive
