@@ -136,6 +136,11 @@ def _cache_precision(name: str) -> CachePrecision:
     return CachePrecision(name, row["title"], elements, size, beside, row["source"])
 
 
+def as_accelerator(asked: Accelerator | str | None) -> Accelerator | None:
+    """Return an accelerator that was given, or looked up by its name; None where none was asked for."""
+    return accelerator(asked) if isinstance(asked, str) else asked
+
+
 def accelerator(name: str) -> Accelerator:
     """Return an accelerator of the catalogue: `accelerator("H100 SXM 80GB")`."""
     return _accelerator(chosen("accelerator", name, tables.by_key("accelerators")))

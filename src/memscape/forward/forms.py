@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +83,7 @@ def forms(model: Model, training: Training, case: Case) -> Forms:
     for name, index, count, _ in step.kept_blocks():
         kept += count * probed.sizes[index]
         ends += count * probed.sizes[index] * (name in (EMBEDDING, HEAD))
-    rows = {way: _largest(_heights(step, probed.sizes, way)) for way in (FORWARD, BACKWARD)}
+    rows = {way: _largest(_heights(step, probed, way)) for way in (FORWARD, BACKWARD)}
     return Forms(probed.monomials, rows | {"kept": kept, "ends": ends}, case.tokens_over)
 
 
@@ -94,6 +94,7 @@ class _Probed:
     step: Trace
     monomials: tuple[Monomial, ...]
     sizes: Array
+    curves: dict[tuple[object, ...], tuple[Array, Array]] = field(default_factory=dict)
 
 
 @lru_cache(maxsize=128)
@@ -104,7 +105,8 @@ def _probed(model: Model, training: Training, case: Case) -> _Probed:
     targets = None if training.target_tokens is None else probes["target_tokens"]
     asked = replace(training, sequence_tokens=probes["sequence_tokens"], target_tokens=targets)
     step = Trace(model, replace(asked, micro_batch=1 if case.single else probes["micro_batch"]), case)
-    forms = [_form(block, probes, case.tokens_over) for block in step.tape.blocks]
+    known: dict[int, Name] = {}
+    forms = [_form(block, probes, case.tokens_over, known) for block in step.tape.blocks]
     monomials = tuple(dict.fromkeys(names for names, _ in forms))
     sizes = numpy.zeros((len(forms), len(monomials)))
     for row, (names, number) in zip(sizes, forms, strict=True):
@@ -112,11 +114,13 @@ def _probed(model: Model, training: Training, case: Case) -> _Probed:
     return _Probed(step, monomials, sizes)
 
 
-def _form(block: Block, probes: Mapping[str, Array], over: int) -> tuple[Monomial, int]:
+def _form(block: Block, probes: Mapping[str, Array], over: int, known: dict[int, Name]) -> tuple[Monomial, int]:
     number, names = BYTES[block.dtype], []
     for size in block.sizes.values():
         if hasattr(size, "shape"):
-            names.append(_name(size, probes, over))
+            if id(size) not in known:
+                known[id(size)] = _name(size, probes, over)
+            names.append(known[id(size)])
         else:
             number *= size
     return tuple(sorted(names)), number
@@ -153,31 +157,36 @@ def _order(step: Trace, model: Model) -> list[tuple[str, int]]:
     return [first, *((name, count) for (name, _), count in zip(layers, counts, strict=True)), last]
 
 
-def _heights(step: Trace, sizes: Array, direction: str) -> Array:
+def _heights(step: Trace, probed: _Probed, direction: str) -> Array:
     """The form of every height that can be the highest of a direction."""
     import numpy
 
-    live = numpy.zeros(sizes.shape[1])
+    live = numpy.zeros(probed.sizes.shape[1])
     for way in (FORWARD,) if direction == BACKWARD else ():
         for name, count in step.order:
-            live = live + count * _curve(step, sizes, name, way)[-1]
+            live = live + count * _curve(step, probed, name, way)[0]
     found = [live[None]]
     for name, count in step.order if direction == FORWARD else step.order[::-1]:
-        curve = _curve(step, sizes, name, direction)
-        top = _largest(curve)
-        found += [live + repeat * curve[-1] + top for repeat in {0, count - 1}]
-        live = live + count * curve[-1]
+        net, top = _curve(step, probed, name, direction)
+        found += [live + repeat * net + top for repeat in {0, count - 1}]
+        live = live + count * net
     return numpy.concatenate(found)
 
 
-def _curve(step: Trace, sizes: Array, name: str, direction: str) -> Array:
-    """The heights above its start at every event of a stage; the first is the start, the last its end."""
+def _curve(step: Trace, probed: _Probed, name: str, direction: str) -> tuple[Array, Array]:
+    """What one run of a stage adds, and its highest forms above its start; copies of weights go with all layers."""
     import numpy
 
-    first, last = step.spans[name].events[direction]
-    events = step.tape.events[first:last]
-    changes = [sizes[each] if each >= 0 else -step.times(~each, name) * sizes[~each] for each in events]
-    return numpy.cumsum([numpy.zeros(sizes.shape[1]), *changes], axis=0)
+    copies = any(block.role == "copy" for block in step.tape.blocks)
+    key = name, direction, tuple(step.order) if copies else ()
+    if key not in probed.curves:
+        first, last = step.spans[name].events[direction]
+        rows = numpy.zeros((last - first + 1, probed.sizes.shape[1]))
+        for row, each in zip(rows[1:], step.tape.events[first:last], strict=True):
+            row += probed.sizes[each] if each >= 0 else -step.times(~each, name) * probed.sizes[~each]
+        rows = rows.cumsum(axis=0)
+        probed.curves[key] = rows[-1], _largest(rows)
+    return probed.curves[key]
 
 
 def _largest(rows: Array) -> Array:

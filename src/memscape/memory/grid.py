@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     Array = numpy.ndarray[Any, Any]
 
 Quantities = dict[str, "Array"]
-Serve = Callable[[Model, Inference], Mapping[tuple[int, str], Breakdown]]
+Serve = Callable[[Model, Inference, Model, Layout], Mapping[tuple[int, str], Breakdown]]
 DEGREES = ("tensor", "pipeline", "data", "context", "expert", "interleave")
 TRAINING = ("micro_batch", "sequence_tokens", "target_tokens", "global_batch")
 INFERENCE = ("sequences", "prompt_tokens", "output_tokens", "reserved_tokens")
@@ -49,19 +49,24 @@ def grid_totals(model: Model, workload: Inference | Training, layout: Layout, se
 
     names = DEGREES + (TRAINING if isinstance(workload, Training) else INFERENCE)
     given = {name: getattr(layout if name in DEGREES else workload, name) for name in names}
-    given = {name: value for name, value in given.items() if value is not None}
-    spread = numpy.broadcast_arrays(*(numpy.asarray(value, dtype="float64") for value in given.values()))
-    points = {name: each.ravel() for name, each in zip(given, spread, strict=True)}
+    values = {name: numpy.asarray(value, dtype="float64") for name, value in given.items() if value is not None}
+    shape = numpy.broadcast_shapes(*(value.shape for value in values.values()))
+    points = {
+        name: numpy.broadcast_to(value, shape).ravel() if value.size > 1 else value for name, value in values.items()
+    }
     if isinstance(workload, Training):
         check(model, workload)
         evaluate: Callable[..., Array] = _training
     else:
         evaluate = _inference(serve)
-    totals = numpy.zeros(spread[0].size)
-    for index in _alike(points, _apart(layout, points)):
-        here = {name: each[index] for name, each in points.items()}
+    totals = numpy.zeros(shape).ravel()
+    for index in _alike(totals.size, [key for key in _apart(layout, points) if key.size > 1]):
+        here = {
+            name: each[index] if each.size > 1 else numpy.broadcast_to(each.ravel(), index.size)
+            for name, each in points.items()
+        }
         totals[index] = _of_group(model, workload, layout, here, evaluate)
-    return totals.reshape(spread[0].shape)
+    return totals.reshape(shape)
 
 
 def _apart(layout: Layout, points: Quantities) -> list[Array]:
@@ -70,15 +75,16 @@ def _apart(layout: Layout, points: Quantities) -> list[Array]:
     return [*keys, points["data"], points["context"]] if layout.zero > 1 or (points["expert"] > 1).any() else keys
 
 
-def _alike(points: Quantities, keys: list[Array]) -> Iterator[Array]:
+def _alike(count: int, keys: list[Array]) -> Iterator[Array]:
     """The places of the points of each group, a limited number at once."""
     import numpy
 
-    code = numpy.zeros(keys[0].size, dtype="int64")
+    code = numpy.zeros(count, dtype="int64")
     for key in keys:
-        known = numpy.zeros(int(key.max()) + 1, dtype="int64")
-        known[key.astype("int64")] = 1
-        code = code * int(known.sum()) + (known.cumsum() - 1)[key.astype("int64")]
+        whole = key.astype("int64")
+        known = numpy.zeros(int(whole.max()) + 1, dtype="int64")
+        known[whole] = 1
+        code = code * int(known.sum()) + (known.cumsum() - 1)[whole]
     small = code.astype("uint16") if code.max() < AT_ONCE else code
     order = numpy.argsort(small, kind="stable")
     ends = numpy.flatnonzero(numpy.diff(code[order])) + 1
@@ -121,7 +127,7 @@ def _inference(serve: Serve) -> Callable[..., Array]:
 
         over = {name: "data" if name == "sequences" else "context" for name in INFERENCE if name in here}
         share = {name: ceil_div(here[name], here[degree]) for name, degree in over.items()}
-        moments = serve(shard_model(model, one, stage), replace(inference, **share))
+        moments = serve(shard_model(model, one, stage), replace(inference, **share), model, one)
         totals: Array = numpy.maximum.reduce(numpy.broadcast_arrays(*(each.total for each in moments.values())))
         return totals
 

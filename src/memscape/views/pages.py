@@ -26,7 +26,12 @@ RESERVES = (0, 5, 10, 15, 20, 30)
 BLOCKS = (1, 16, 32, 64, 128)
 KEEPABLE = ("embeddings", "lm_head", "router")
 CURVE = (1, *(2**power for power in range(4, 21)))
-STORED_BY = {"an engine that keeps what is needed": "generic", "transformers (DynamicCache)": "transformers"}
+STORED_BY = {
+    "an engine that keeps what is needed": "generic",
+    "transformers (DynamicCache)": "transformers",
+    "vLLM": "vllm",
+    "llama.cpp": "llama.cpp",
+}
 
 
 @dataclass(frozen=True)
