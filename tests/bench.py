@@ -17,6 +17,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy
 import psutil
 from browser import ARGUMENTS, MISSING, find
 from playwright.sync_api import sync_playwright
@@ -80,6 +81,31 @@ def _core() -> None:
     course = _median(lambda: ms.memory(small, ms.Training(1, next(lengths))).total)
     _row("one scalar activations, training", f"{1e3 * kept:.3f} ms", "")
     _row("one scalar memory, training", f"{1e3 * course:.3f} ms", "3 ms")
+    for name, seconds in _grids().items():
+        _row(f"1,000,000 totals, {name}", f"{seconds:.2f} s", "1 s")
+
+
+def _grids() -> dict[str, float]:
+    """A million points of layout, batch and sequence in one call: points in no order, and a grid of three axes."""
+    model, any_of = ms.model("llama-3.1-70b"), numpy.random.default_rng(1)
+    flat = {name: any_of.choice([1, 2, 4, 8], 10**6).astype("float64") for name in ("tensor", "pipeline", "data")}
+    batch, tokens = any_of.integers(1, 9, 10**6), 128 * any_of.integers(1, 129, 10**6)
+    axis = numpy.arange(1.0, 101.0)
+    grid = {"tensor": numpy.tile([1.0, 2, 4, 8], 25)[:, None, None]}
+    grid["pipeline"] = numpy.repeat([1.0, 2, 4, 8, 16], 20)[:, None, None]
+    over = {"any order": (flat, batch, tokens), "three axes": (grid, axis[:, None], 128 * axis)}
+    found = {}
+    for name, (degrees, sequences, length) in over.items():
+        layout = ms.Layout(**degrees)
+        asked = {
+            "training": ms.Training(sequences, length, precision="bf16-mixed"),
+            "inference": ms.Inference(sequences, length),
+        }
+        for kind, workload in asked.items():
+            start = time.process_time()
+            ms.memory(model, workload, layout).total.max()
+            found[f"{kind}, {name}"] = time.process_time() - start
+    return found
 
 
 def _process(code: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from fractions import Fraction
 
@@ -339,3 +340,74 @@ def test_a_share_of_the_work():
     assert (share.sequences, share.prompt_tokens) == (3, 501)
     share = shard_workload(ms.Training(sequence_tokens=1001, global_batch=64), ms.Layout(data=4, context=2))
     assert (share.sequence_tokens, share.global_batch) == (501, 16)
+
+
+# grids
+
+
+GRIDS = [
+    ({"zero": 0}, {}),
+    ({"zero": 1}, {"implementation": "megatron", "precision": "bf16-mixed"}),
+    ({"zero": 2, "sharding": "fsdp"}, {"recompute": "full", "precision": "bf16-mixed"}),
+    ({"zero": 3, "sharding": "fsdp"}, {"method": "lora", "precision": "bf16-autocast"}),
+]
+
+
+@pytest.mark.parametrize("choices, fields", GRIDS, ids=lambda each: "-".join(map(str, each.values())) or "plain")
+@pytest.mark.parametrize("name", ["llama-3.2-1b", "gpt2", "qwen1.5-moe-a2.7b", "gemma-2-2b", "deepseek-v2-lite"])
+def test_a_grid_of_layouts_is_a_loop_over_them(name, choices, fields):
+    """Promise: an array gives what a loop of scalars gives, degrees and quantities mixed."""
+    model, chance = ms.model(name), random.Random(7)
+    points = [_point(model, chance) for _ in range(25)]
+    layout = ms.Layout(**_columns(points, 0), **choices, sequence_parallel=True)
+    grid = ms.memory(model, ms.Training(**_columns(points, 1), **fields), layout).total
+    for total, (degrees, sizes) in zip(grid.tolist(), points, strict=True):
+        one = ms.Layout(**degrees, **choices, sequence_parallel=True)
+        assert total == ms.memory(model, ms.Training(**sizes, **fields), one).total, (degrees, sizes)
+
+
+@pytest.mark.parametrize("engine", ["generic", "transformers", "vllm"])
+def test_a_grid_of_layouts_that_serve_is_a_loop_over_them(engine):
+    """Promise: an array gives what a loop of scalars gives."""
+    model, chance = ms.model("llama-3.2-1b"), random.Random(7)
+    points = [_point(model, chance) for _ in range(25)]
+    asked = {"sequences": 3, "engine": engine}
+    tokens = numpy.array([sizes["sequence_tokens"] for _, sizes in points])
+    grid = ms.memory(model, ms.Inference(prompt_tokens=tokens, **asked), ms.Layout(**_columns(points, 0))).total
+    for total, (degrees, sizes) in zip(grid.tolist(), points, strict=True):
+        one = ms.Inference(prompt_tokens=sizes["sequence_tokens"], **asked)
+        assert total == pytest.approx(ms.memory(model, one, ms.Layout(**degrees)).total, abs=1)
+
+
+def test_axes_of_a_grid_are_broadcast():
+    """Promise: a grid of three axes, and a layout in it that cannot be is named."""
+    model = ms.model("llama-3.1-8b")
+    asked = ms.Training(micro_batch=numpy.array([1, 2])[:, None], sequence_tokens=numpy.array([512, 1024, 2048]))
+    layout = ms.Layout(tensor=numpy.array([1, 2, 4, 8])[:, None, None])
+    assert ms.memory(model, asked, layout).total.shape == (4, 2, 3)
+    with pytest.raises(ms.Problem, match="does not split evenly over tensor 3 devices"):
+        ms.memory(model, asked, ms.Layout(tensor=numpy.array([1, 3])[:, None, None]))
+
+
+def _point(model, chance):
+    """A layout and the sizes of a training that fit each other."""
+    stages = chance.choice([each for each in pipeline_degrees(model) if each <= 8])
+    pieces = chance.choice([1, 2]) if stages > 1 and model.layers % (2 * stages) == 0 else 1
+    data, batch = chance.choice([1, 2, 4]), chance.choice([1, 1, 2, 5])
+    degrees = {
+        "tensor": chance.choice(tensor_degrees(model, 8)),
+        "pipeline": stages,
+        "interleave": pieces,
+        "data": data,
+    }
+    degrees |= {
+        "data": data,
+        "context": chance.choice([1, 2]),
+        "expert": chance.choice([1, data] if model.experts else [1]),
+    }
+    sizes = {"micro_batch": batch, "sequence_tokens": chance.choice([16, 100, 511])}
+    return degrees, sizes | {"global_batch": batch * data * chance.choice([1, 2, 16])}
+
+
+def _columns(points, part):
+    return {name: numpy.array([point[part][name] for point in points]) for name in points[0][part]}
