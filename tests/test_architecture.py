@@ -15,12 +15,12 @@ ORDER = (
     "problem", "tables", "units", "breakdown", "model", "config", "rules", "families",
     "memory.gguf", "catalog", "readers", "serving", "workload", "memory.tensors", "memory.modules",
     "memory.parameters", "memory.weights", "memory.kv_cache",
-    # only Layout so far; the shards, which need memory(), will stand below it
     "parallelism",
     "memory.engines", "memory.pool", "memory.llama_cpp",
-    "memory.optimizers", "memory.adapters", "memory.training_states", "memory.scratch", "forward", "memory.megatron",
-    "memory.activations", "memory.timeline", "memory.alignment",
-    "cluster", "views", "dashboard",
+    "memory.optimizers", "memory.adapters", "memory.training_states", "memory.scratch", "memory.buffers",
+    "memory.offload", "forward", "memory.megatron", "memory.kept", "memory.step", "memory.activations",
+    "memory.request", "memory.grid", "memory.timeline", "memory.alignment",
+    "performance", "cluster", "views", "dashboard",
 )  # fmt: skip
 
 

@@ -7,11 +7,13 @@ from memscape.memory.activations import activations
 from memscape.memory.alignment import dpo, grpo, ppo
 from memscape.memory.kv_cache import kv_cache
 from memscape.memory.parameters import active_parameters, parameters
-from memscape.memory.timeline import memory, timeline
+from memscape.memory.pool import kv_pool
+from memscape.memory.timeline import host_memory, memory, timeline
 from memscape.memory.training_states import training_states
 from memscape.memory.weights import weights
 from memscape.model import Model
 from memscape.parallelism import Layout
+from memscape.performance import performance
 from memscape.problem import Problem
 from memscape.readers import read_model
 from memscape.workload import Inference, Training
@@ -32,11 +34,14 @@ __all__ = [
     "dpo",
     "fewest_devices",
     "grpo",
+    "host_memory",
     "kv_cache",
+    "kv_pool",
     "memory",
     "model",
     "models",
     "parameters",
+    "performance",
     "ppo",
     "precisions",
     "read_model",

@@ -15,6 +15,14 @@ from memscape.problem import Problem, chosen
 if TYPE_CHECKING:
     import pandas
 
+# the rates of an accelerator, and the columns they stand in; all without sparsity
+RATES = {
+    "bf16_tflops": "fp16_bf16_tflops",
+    "fp32_tflops": "tf32_tflops",
+    "fp8_tflops": "fp8_tflops",
+    "link_gb_per_s": "interconnect_gb_per_s",
+    "power_w": "tdp_w",
+}
 ALL = "all"
 """In `Part`: a block spans the whole of this dimension."""
 
@@ -79,6 +87,14 @@ class Accelerator:
     confidence: str
     source: str
     notes: str
+    architecture: str = ""
+    bf16_tflops: float | None = None
+    fp32_tflops: float | None = None
+    fp8_tflops: float | None = None
+    link_gb_per_s: float | None = None  # to its neighbours in a node, both directions together
+    pcie_generation: str = ""
+    devices_per_node: int = 1
+    power_w: float | None = None
 
 
 def model(name: str) -> Model:
@@ -163,6 +179,10 @@ def _accelerator(name: str) -> Accelerator:
         confidence=row["confidence"],
         source=row["source"],
         notes=row["notes"],
+        architecture=row["architecture"],
+        pcie_generation=row["pcie_gen"],
+        devices_per_node=int(row["typical_per_node"] or 1),
+        **{field: tables.number("accelerators", row, column) for field, column in RATES.items()},
     )
 
 

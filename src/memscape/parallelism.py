@@ -177,10 +177,15 @@ def _check_pipeline(model: Model, layout: Layout) -> None:
         return
     if stages == 1 or layout.schedule == "gpipe":
         raise Problem(f'interleave {pieces} is for schedule "1f1b" with pipeline 2 or more; use interleave 1')
-    if model.layers % (stages * pieces):
-        even = [each for each in range(1, model.layers // stages + 1) if model.layers % (stages * each) == 0]
+    if not _even(model, stages * pieces):
+        even = [each for each in range(1, model.layers // stages + 1) if _even(model, stages * each)]
         how = f"use interleave {one_of(even)}" if even else "use interleave 1"
         raise Problem(f"{model.layers} layers do not divide into {stages} stages of {pieces} pieces; {how}")
+
+
+def _even(model: Model, parts: int) -> bool:
+    """Whether layers divide into parts, or do where embedding and head count as a layer each (Llama 3)."""
+    return bool(model.layers % parts == 0 or (model.layers + 2) % parts == 0)
 
 
 def _check_experts(model: Model, layout: Layout) -> None:
@@ -258,16 +263,15 @@ def _padded(vocabulary: int, layout: Layout) -> int:
 
 def stage_layers(model: Model, layout: Layout, stage: int, piece: int | None = None) -> tuple[int, ...]:
     """Return the positions of the layers of a stage, or of one piece of it."""
-    stages, pieces = layout.pipeline, layout.interleave
-    if pieces > 1:
-        size = model.layers // (stages * pieces)
-        wanted = range(pieces) if piece is None else (piece,)
-        starts = [(each * stages + stage) * size for each in wanted]
-        return tuple(place for start in starts for place in range(start, start + size))
-    least, rest = divmod(model.layers, stages)
-    favoured = [*range(1, stages - 1), stages - 1, 0][:rest]
-    begin = least * stage + sum(each < stage for each in favoured)
-    return tuple(range(begin, begin + least + (stage in favoured)))
+    parts = layout.pipeline * layout.interleave
+    least, rest = divmod(model.layers, parts)
+    favoured = [*range(1, parts - 1), parts - 1, 0][:rest]
+    places: list[int] = []
+    for each in range(layout.interleave) if piece is None else (piece,):
+        part = each * layout.pipeline + stage
+        begin = least * part + sum(other < part for other in favoured)
+        places += range(begin, begin + least + (part in favoured))
+    return tuple(places)
 
 
 def shard_workload(workload: Inference | Training, layout: Layout) -> Inference | Training:

@@ -164,6 +164,12 @@ class Device:
         """The micro-batches of one update that it computes."""
         return micro_batches(self.training)
 
+    def kept_once(self) -> Breakdown:
+        """What one micro-batch keeps on this stage, all pieces of it."""
+        if self.training.implementation == "megatron":
+            return megatron_activations(self._uncut(None), self.training, self.layout)
+        return kept_tensors(self.model, self.training, self.settings)
+
     # micro-batches that wait for their backward
 
     @cached_property
