@@ -185,7 +185,9 @@ def _curve(step: Trace, probed: _Probed, name: str, direction: str) -> tuple[Arr
         for row, each in zip(rows[1:], step.tape.events[first:last], strict=True):
             row += probed.sizes[each] if each >= 0 else -step.times(~each, name) * probed.sizes[~each]
         rows = rows.cumsum(axis=0)
-        probed.curves[key] = rows[-1], _largest(rows)
+        # a height is a top only where a block is freed next
+        tops = [place for place in range(last - first) if step.tape.events[first + place] < 0]
+        probed.curves[key] = rows[-1], _largest(rows[[*tops, last - first]])
     return probed.curves[key]
 
 
@@ -193,7 +195,6 @@ def _largest(rows: Array) -> Array:
     """Leave out the forms that another one is never below, since no quantity is negative."""
     import numpy
 
-    rows = numpy.unique(rows, axis=0)
     rows = rows[numpy.argsort(-rows.sum(axis=1))]
     kept: list[Array] = []
     for row in rows:
