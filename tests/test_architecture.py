@@ -13,7 +13,7 @@ from published import ROOT
 SOURCE = ROOT / "src" / "memscape"
 ORDER = (
     "problem", "tables", "units", "breakdown", "model", "config", "rules", "families",
-    "memory.gguf", "catalog", "readers", "serving", "workload", "memory.tensors", "memory.modules",
+    "memory.gguf", "catalog", "hardware", "readers", "serving", "workload", "memory.tensors", "memory.modules",
     "memory.parameters", "memory.weights", "memory.kv_cache",
     "parallelism",
     "memory.engines", "memory.pool", "memory.llama_cpp",

@@ -1,10 +1,14 @@
-"""How many devices at least."""
+"""How many devices at least, which servers hold them, and what these need and cost."""
 
 from __future__ import annotations
+
+from datetime import date
 
 import pytest
 
 import memscape as ms
+from memscape import tables
+from memscape.hardware import check_rows
 
 H100, A100 = ms.accelerator("H100 SXM 80GB"), ms.accelerator("A100 SXM 80GB")
 
@@ -42,3 +46,53 @@ def test_reserve_that_leaves_nothing_is_refused(reserve):
 def test_only_bytes_are_held_by_devices():
     with pytest.raises(ms.Problem, match="devices hold bytes"):
         ms.fewest_devices(ms.parameters(ms.model("gpt2")), H100)
+
+
+# data
+
+
+def test_every_server_and_instance_is_there():
+    """The reference tables: 32 servers, 227 instances of 12 providers."""
+    assert len(ms.nodes()) == 32 and len(ms.instances()) == 227
+    assert ms.instances()["provider"].nunique() == 12
+
+
+@pytest.mark.parametrize(
+    "table, column, value, said",
+    [
+        ("nodes", "source", "", 'nodes.csv, line 2: "DGX-1 .V100 32GB." has no "source"; add it'),
+        ("nodes", "checked_on", "", 'has no "checked_on"'),
+        ("instances", "checked_on", "", 'has no "checked_on"'),
+        ("instances", "priced_from", "", "has a price without a day; add priced_from"),
+        ("instances", "gpu", "H100", "which accelerators.csv does not list"),
+    ],
+)
+def test_row_without_source_or_day_or_known_device_is_refused(table, column, value, said):
+    row = dict(tables.rows(table)[0]) | {column: value}
+    with pytest.raises(ms.Problem, match=said):
+        check_rows(table, (row,))
+    assert check_rows(table, tables.rows(table)) == tables.rows(table)
+
+
+def test_rules_have_a_source_a_day_and_a_spread_in_order():
+    known = tables.by_key("sources", "key")
+    for row in tables.rows("sizing_rules"):
+        assert row["source"] in known and row["checked_on"] and row["trust"] in ("high", "medium", "low"), row
+        assert float(row["low"]) <= float(row["likely"]) <= float(row["high"]), row
+    assert {row["source"] for row in tables.rows("instances")} <= set(known)
+
+
+def test_price_older_than_a_year_is_stale():
+    """Prices of AWS are of 2026-07-20, TPU v4 of 2024-12-23, Hyperstack of 2025-09 without a day."""
+    today = date(2026, 11, 23)
+    assert not ms.instance("p5.48xlarge").stale(today) and ms.instance("p5.48xlarge").stale(date(2027, 7, 21))
+    assert ms.instance("n3-H100-SXM5x8").stale(today)
+    assert ms.instances(today)["stale"].sum() < 30
+
+
+def test_instance_without_a_price_says_so():
+    """AWS publishes none for trn2.48xlarge; for p5e.48xlarge there is a spot price alone."""
+    with pytest.raises(ms.Problem, match="AWS lists no price on demand for trn2.48xlarge, as of .*; give your own"):
+        ms.instance("trn2.48xlarge").price()
+    with pytest.raises(ms.Problem, match=r"spot was 17.48 USD per hour"):
+        ms.instance("p5e.48xlarge").price()

@@ -3,6 +3,7 @@
 from memscape.breakdown import Breakdown, Term
 from memscape.catalog import accelerator, accelerators, model, models, precisions
 from memscape.cluster import fewest_devices
+from memscape.hardware import Instance, Node, instance, instances, node, nodes
 from memscape.memory.activations import activations
 from memscape.memory.alignment import dpo, grpo, ppo
 from memscape.memory.kv_cache import kv_cache
@@ -22,8 +23,10 @@ __version__ = "0.1.0"
 __all__ = [
     "Breakdown",
     "Inference",
+    "Instance",
     "Layout",
     "Model",
+    "Node",
     "Problem",
     "Term",
     "Training",
@@ -35,11 +38,15 @@ __all__ = [
     "fewest_devices",
     "grpo",
     "host_memory",
+    "instance",
+    "instances",
     "kv_cache",
     "kv_pool",
     "memory",
     "model",
     "models",
+    "node",
+    "nodes",
     "parameters",
     "performance",
     "ppo",

@@ -22,6 +22,7 @@ RATES = {
     "fp8_tflops": "fp8_tflops",
     "link_gb_per_s": "interconnect_gb_per_s",
     "power_w": "tdp_w",
+    "price_usd": "indicative_unit_price_usd",
 }
 ALL = "all"
 """In `Part`: a block spans the whole of this dimension."""
@@ -95,6 +96,8 @@ class Accelerator:
     pcie_generation: str = ""
     devices_per_node: int = 1
     power_w: float | None = None
+    price_usd: float | None = None  # indicative: a guess for a budget, no offer
+    unified_memory: bool = False  # the host's RAM is the device's memory
 
 
 def model(name: str) -> Model:
@@ -181,6 +184,7 @@ def _accelerator(name: str) -> Accelerator:
         notes=row["notes"],
         architecture=row["architecture"],
         pcie_generation=row["pcie_gen"],
+        unified_memory="unified" in row["memory_type"],
         devices_per_node=int(row["typical_per_node"] or 1),
         **{field: tables.number("accelerators", row, column) for field, column in RATES.items()},
     )
@@ -208,13 +212,19 @@ def _origin(row: tables.Row) -> tables.Row:
 
 def accelerators() -> pandas.DataFrame:
     """Return the accelerators of the catalogue, one row each, with the usable bytes."""
+    frame = table(tables.rows("accelerators"))
+    frame.insert(2, "usable_bytes", [accelerator(name).usable_bytes for name in frame.index])
+    return frame
+
+
+def table(rows: tuple[tables.Row, ...]) -> pandas.DataFrame:
+    """Return rows as a table by their name; a column of numbers holds numbers, empty cells are unknown (NaN)."""
     import pandas
 
-    frame = pandas.DataFrame(tables.rows("accelerators")).set_index("name")
+    frame = pandas.DataFrame(rows).set_index("name")
     for column in frame.columns:
         if _numeric(frame[column]):
             frame[column] = pandas.to_numeric(frame[column])
-    frame.insert(2, "usable_bytes", [accelerator(name).usable_bytes for name in frame.index])
     return frame
 
 
