@@ -152,6 +152,13 @@ def pipeline_degrees(model: Model) -> tuple[int, ...]:
     return (1,) if model.has_encoder or model.shared_layers else tuple(range(1, model.layers + 1))
 
 
+def interleave_degrees(model: Model, stages: int) -> tuple[int, ...]:
+    """Return the numbers of pieces that a stage can be cut into."""
+    if stages == 1:
+        return (1,)
+    return (1, *(each for each in range(2, model.layers // stages + 1) if _even(model, stages * each)))
+
+
 def expert_degrees(model: Model) -> tuple[int, ...]:
     """Return the numbers of devices that share the experts evenly."""
     return tuple(degree for degree in range(1, max(1, model.experts) + 1) if max(1, model.experts) % degree == 0)
@@ -178,9 +185,10 @@ def _check_pipeline(model: Model, layout: Layout) -> None:
     if stages == 1 or layout.schedule == "gpipe":
         raise Problem(f'interleave {pieces} is for schedule "1f1b" with pipeline 2 or more; use interleave 1')
     if not _even(model, stages * pieces):
-        even = [each for each in range(1, model.layers // stages + 1) if _even(model, stages * each)]
-        how = f"use interleave {one_of(even)}" if even else "use interleave 1"
-        raise Problem(f"{model.layers} layers do not divide into {stages} stages of {pieces} pieces; {how}")
+        even = one_of(interleave_degrees(model, stages))
+        raise Problem(
+            f"{model.layers} layers do not divide into {stages} stages of {pieces} pieces; use interleave {even}"
+        )
 
 
 def _even(model: Model, parts: int) -> bool:

@@ -50,6 +50,18 @@ def exact(value: float) -> str:
     return f"{value:,.6g}"
 
 
+def seconds(value: float, digits: int = 3) -> str:
+    """Return a time with `digits` significant digits in the unit that suits it.
+
+    >>> seconds(0.00571), seconds(12.3), seconds(5400), seconds(400000)
+    ('5.71 ms', '12.3 s', '1.5 h', '4.63 days')
+    """
+    for size, name in ((86400.0, "days"), (3600.0, "h"), (1.0, "s"), (1e-3, "ms")):
+        if value >= size or name == "ms":
+            return f"{float(f'{value / size:.{digits}g}'):,g} {name}"
+    return ""
+
+
 def gb(size_bytes: float) -> float:
     """Return bytes in GB (1e9 bytes)."""
     return size_bytes / GB

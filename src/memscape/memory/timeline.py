@@ -85,6 +85,16 @@ def memory(
     return replace(peak, notes=notes)
 
 
+def each_stage(
+    model: Model, workload: Inference | Training, layout: Layout, accelerator: Accelerator | str | None = None
+) -> tuple[Breakdown, ...]:
+    """Return what one device of each pipeline stage holds at its own highest moment, the first stage first."""
+    check(model, layout, workload)
+    card = as_accelerator(accelerator)
+    moments = (stage_moments(model, workload, layout, stage, card) for stage in range(layout.pipeline))
+    return tuple(max(each.values(), key=lambda alive: float(alive.total)) for each in moments)
+
+
 def _left(peak: Breakdown, accelerator: Accelerator | None) -> tuple[str, ...]:
     """What is left of an accelerator, or by how much it is too small."""
     if accelerator is None:

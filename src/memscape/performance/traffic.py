@@ -6,11 +6,12 @@ from collections.abc import Iterator
 
 from memscape.breakdown import Breakdown, Quantity, Term
 from memscape.memory.optimizers import BYTES
+from memscape.memory.step import Device
 from memscape.memory.tensors import Sizes
 from memscape.memory.training_states import gradient_bytes, trained
 from memscape.memory.weights import weights
 from memscape.model import Model
-from memscape.parallelism import Layout
+from memscape.parallelism import Layout, shard_model, shard_workload
 from memscape.workload import Inference, Training
 
 FORMS = ("tensor", "context", "expert", "pipeline", "data")
@@ -57,6 +58,21 @@ def forward_traffic(model: Model, inference: Inference, layout: Layout, tokens: 
         *_pipeline(model, layout, passed),
     )
     return Breakdown("bytes", terms)
+
+
+def traffic(model: Model, workload: Inference | Training, layout: Layout) -> Breakdown:
+    """Count the bytes that a device of a stage in the middle sends: in a training step, or while prompts are read.
+
+    Sources: those of `training_traffic` and `forward_traffic`
+    """
+    stage = layout.pipeline // 2
+    if isinstance(workload, Training):
+        device = Device(model, workload, layout, stage)
+        return training_traffic(device.model, device.training, layout, device.batches)
+    share = shard_workload(workload, layout)
+    assert isinstance(share, Inference)
+    tokens = share.sequences * share.prompt_tokens
+    return forward_traffic(shard_model(model, layout, stage), share, layout, tokens)
 
 
 def _tensor(model: Model, layout: Layout, rest: Sizes) -> Iterator[Term]:

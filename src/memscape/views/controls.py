@@ -100,7 +100,7 @@ def slider(name: str, label: str, steps: Sequence[int], value: int) -> Control:
     """Return a slider over given whole numbers, such as powers of two."""
     options = [(f"{step:,}", step) for step in steps]
     bar = widgets.SelectionSlider(options=options, value=value, description=label, **LOOK)
-    return Control(name, bar, int, str, partial(_nearest, steps))
+    return Control(name, bar, int, str, partial(nearest, steps))
 
 
 def switch(name: str, label: str, value: bool) -> Control:
@@ -242,6 +242,7 @@ def _among(known: Sequence[str], text: str) -> str | None:
     return text if text in known else None
 
 
-def _nearest(steps: Sequence[int], text: str) -> int | None:
+def nearest(steps: Sequence[int], text: str) -> int | None:
+    """Return the step next to a number that stands in an address; None for what is no number."""
     number = address.whole(text)
     return None if number is None else min(steps, key=lambda step: abs(step - number))

@@ -1,0 +1,348 @@
+"""The page about parallelism: a model spread over devices, what each holds, what they send to each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from html import escape
+from typing import Any
+
+import memscape as ms
+from memscape import units
+from memscape.breakdown import Breakdown
+from memscape.catalog import Accelerator
+from memscape.memory.timeline import each_stage
+from memscape.model import Model
+from memscape.parallelism import (
+    Layout,
+    expert_degrees,
+    in_flight,
+    interleave_degrees,
+    micro_batches,
+    pipeline_degrees,
+    shard_workload,
+    stage_layers,
+    tensor_degrees,
+)
+from memscape.performance import TrainingTime
+from memscape.performance.traffic import traffic
+from memscape.problem import Problem
+from memscape.views import controls, devices, scenario, text
+from memscape.views.charts import Chart
+from memscape.views.controls import Control
+from memscape.workload import Inference, Training
+
+COPIES = tuple(2**power for power in range(8))
+CONTEXTS = (1, 2, 4, 8, 16)
+BATCHES = tuple(2**power for power in range(11))
+MOST_STAGES = 32
+MOST_TENSOR = 32
+MOST_TILES = 64
+WORK = {"training": "Training", "serving": "Serving"}
+ZERO = {
+    "0": "nothing is shared (every copy holds all)",
+    "1": "stage 1: optimizer states",
+    "2": "stage 2: gradients too",
+    "3": "stage 3: weights too (FSDP)",
+}
+RECOMPUTED = {"none": "nothing", "selective": "attention", "full": "every layer"}
+
+
+@dataclass(frozen=True)
+class Spread:
+    """What the page shows."""
+
+    model: Model
+    asked: Inference | Training
+    layout: Layout
+    device: Accelerator
+    stages: tuple[Breakdown, ...]
+    sent: Breakdown
+    time: str
+
+
+def parallelism() -> Any:
+    """Return the page that spreads a model over devices: tiles, stages by parts, traffic."""
+    models = scenario.ModelChoice("llama-3.1-70b")
+    legal = _Legal(models.control)
+    fields = (
+        models.control,
+        controls.choice("work", "What for", scenario.named(WORK), "training"),
+        legal.slider("tensor", "Tensor parallel: devices that share each matrix", _tensor, 8),
+        legal.slider("pipeline", "Pipeline: stages that share the layers", _pipeline, 4),
+        legal.slider("interleave", "Pieces of a stage on each device", _pieces, 1),
+        controls.slider("data", "Data parallel: copies of the model", COPIES, 4),
+        controls.choice("zero", "Copies share (ZeRO)", scenario.named(ZERO), "1"),
+        legal.slider("context", "Context parallel: devices that share each sequence", _contexts, 1),
+        legal.slider("expert", "Expert parallel: devices that share the experts", _experts, 1),
+        controls.switch("sequence_parallel", "Sequence parallelism: norms are split along the sequence too", True),
+        controls.slider("batch", "Sequences of each copy: in an update, or served at once", BATCHES, 32),
+        scenario.length(),
+        controls.choice("recomputed", "Computed again in backward", scenario.named(RECOMPUTED), "none"),
+        scenario.accelerator(),
+    )
+    legal.follow(fields)
+    return controls.page(fields, _spread, _show, _outputs(), models.upload)
+
+
+def _outputs() -> dict[str, Any]:
+    return {
+        "answer": controls.html("answer"),
+        "tiles_words": controls.html("caption"),
+        "tiles": Chart(height=430),
+        "heat_words": controls.html("caption"),
+        "heat": Chart(height=300),
+        "stages": controls.html("card"),
+        "parts": controls.html("card"),
+        "sent_words": controls.html("caption"),
+        "sent": Chart(height=230),
+        "traffic": controls.html("card"),
+        "notes": controls.html("card quiet"),
+    }
+
+
+# sliders that offer what the model can be split by
+
+
+def _tensor(model: Model, _chosen: dict[str, int]) -> Sequence[int]:
+    return tensor_degrees(model, MOST_TENSOR)
+
+
+def _pipeline(model: Model, _chosen: dict[str, int]) -> Sequence[int]:
+    return [degree for degree in pipeline_degrees(model) if degree <= MOST_STAGES]
+
+
+def _pieces(model: Model, chosen: dict[str, int]) -> Sequence[int]:
+    return interleave_degrees(model, chosen["pipeline"])
+
+
+def _contexts(model: Model, _chosen: dict[str, int]) -> Sequence[int]:
+    return CONTEXTS if model.causal and not model.has_encoder else (1,)
+
+
+def _experts(model: Model, chosen: dict[str, int]) -> Sequence[int]:
+    there = chosen["data"] * chosen["context"]
+    return [degree for degree in expert_degrees(model) if there % degree == 0]
+
+
+Legal = Callable[[Model, dict[str, int]], Sequence[int]]
+
+
+class _Legal:
+    """Sliders whose steps follow the model and the other degrees; a value that is gone moves to the nearest one."""
+
+    def __init__(self, model: Control) -> None:
+        self.model = model
+        self.rules: dict[str, Legal] = {}
+        self.fields: dict[str, Control] = {}
+
+    def slider(self, name: str, label: str, legal: Legal, value: int) -> Control:
+        """Return a slider over the degrees that are legal now."""
+        self.rules[name] = legal
+        field = controls.slider(name, label, (value, value + 1), value)
+        self.fields[name] = replace(field, find=lambda words: self._nearest(name, words))
+        return self.fields[name]
+
+    def follow(self, fields: Sequence[Control]) -> None:
+        """Adapt the sliders now, and whenever a control changes that they depend on."""
+        self.fields |= {field.name: field for field in fields}
+        for name in ("model", "pipeline", "data", "context"):
+            self.fields[name].widget.observe(self.adapt, names="value")
+        self.adapt()
+
+    def adapt(self, _change: Any = None) -> None:
+        """Offer what is legal."""
+        try:
+            model = self.model.value
+        except Problem:
+            return
+        for name, legal in self.rules.items():
+            degrees = ("pipeline", "data", "context")
+            chosen = {each: int(self.fields[each].widget.value) for each in degrees}
+            _offer(self.fields[name].widget, list(legal(model, chosen)))
+
+    def _nearest(self, name: str, words: str) -> int | None:
+        self.adapt()
+        steps = [value for _, value in self.fields[name].widget.options]
+        return controls.nearest(steps, words)
+
+
+def _offer(bar: Any, steps: list[int]) -> None:
+    """Give a slider its steps; one step alone cannot be moved."""
+    options = [(f"{step:,}", step) for step in steps]
+    if len(steps) == 1:
+        options.append((f"{steps[0]:,} (no other divides)", steps[0]))
+    if list(bar.options) == options:
+        return
+    value = min(steps, key=lambda step: abs(step - bar.value))
+    with bar.hold_sync():
+        bar.options = options
+        bar.value = value
+    bar.disabled = len(steps) == 1
+
+
+# the calculation
+
+
+def _spread(
+    model: Model,
+    work: str,
+    tensor: int,
+    pipeline: int,
+    interleave: int,
+    data: int,
+    zero: str,
+    context: int,
+    expert: int,
+    sequence_parallel: bool,
+    batch: int,
+    sequence_tokens: int,
+    recomputed: str,
+    accelerator: str,
+) -> Spread:
+    stage = int(zero) if work == "training" else 0
+    layout = Layout(
+        tensor=tensor,
+        pipeline=pipeline,
+        interleave=interleave,
+        data=data,
+        context=context,
+        expert=expert,
+        sequence_parallel=sequence_parallel,
+        zero=stage,
+        sharding="fsdp" if stage > 1 else "deepspeed",
+    )
+    asked = _asked(work, batch, sequence_tokens, recomputed, data, model)
+    device = ms.accelerator(accelerator)
+    stages = each_stage(model, asked, layout, device)
+    sent, time = traffic(model, asked, layout), _time(model, asked, device, layout)
+    return Spread(model, asked, layout, device, stages, sent, time)
+
+
+def _asked(work: str, batch: int, tokens: int, recomputed: str, data: int, model: Model) -> Inference | Training:
+    if work == "serving":
+        return Inference(sequences=batch * data, prompt_tokens=tokens, output_tokens=tokens if model.has_encoder else 0)
+    fused = not model.has_encoder
+    if not fused and recomputed == "selective":
+        recomputed = "none"
+    return Training(
+        micro_batch=1,
+        sequence_tokens=tokens,
+        global_batch=batch * data,
+        precision="bf16-mixed",
+        implementation="megatron" if fused else "transformers",
+        recompute=recomputed,
+    )
+
+
+def _time(model: Model, asked: Inference | Training, device: Accelerator, layout: Layout) -> str:
+    """How long it takes, in words; nothing where the rates of a device are not known."""
+    try:
+        found = ms.performance(model, asked, device, layout)
+    except Problem:
+        return ""
+    if isinstance(found, TrainingTime):
+        step, share = found.step, found.model_flops_utilisation
+        waits = f"; {found.bubble:.0%} of it the stages wait" if layout.pipeline > 1 else ""
+        return (
+            f"An update takes about <b>{units.seconds(step.total)}</b> ({units.seconds(step.low)} to "
+            f"{units.seconds(step.high)}), {share:.0%} of the peak{waits}."
+        )
+    return (
+        f"Prompts are read in about <b>{units.seconds(found.prefill.total)}</b>; then a token takes "
+        f"{units.seconds(found.decode.total)}."
+    )
+
+
+# what is shown
+
+
+def _show(seen: Spread) -> dict[str, Any]:
+    layout, capacity = seen.layout, seen.device.usable_bytes
+    busiest = max(seen.stages, key=lambda stage: float(stage.total))
+    columns, copies = _columns(layout)
+    tiles = devices.tiles(seen.stages, columns, capacity, copies)
+    each = "; ".join(f"stage {place + 1}: {units.amount(stage.total)}" for place, stage in enumerate(seen.stages))
+    return {
+        "answer": _answer(seen, busiest),
+        "tiles_words": f"<h2>The devices</h2><p>Each tile is one {escape(seen.device.name)}, filled by what it holds; "
+        f"point at it for the amounts.</p>{text.legend(seen.stages)}",
+        "tiles": (tiles, f"One tile for each device, {copies}. On one device of {each}"),
+        "heat_words": "<h2>Stage by part</h2><p>The darker, the more one device of the stage holds of it.</p>",
+        "heat": (devices.heat(seen.stages), text.described(busiest, "The busiest stage")),
+        "stages": f"<h2>The stages</h2>{_stage_table(seen)}",
+        "parts": f"<h2>What the busiest device holds</h2><p>Open a part to see its terms.</p>{text.table(busiest)}",
+        "sent_words": f"<h2>What goes over the wire</h2><p>{_when(seen)}</p>",
+        "sent": (devices.sent(seen.sent), _sent_words(seen.sent)),
+        "traffic": f"<h2>The same in numbers</h2>{text.table(seen.sent, 'group')}" if seen.sent.terms else "",
+        "notes": text.notes(_remarks(seen, busiest)),
+    }
+
+
+def _columns(layout: Layout) -> tuple[int, str]:
+    """How many tiles stand side by side, and what that leaves out."""
+    one = layout.tensor * layout.context
+    every = one * layout.data
+    if every * layout.pipeline <= MOST_TILES or layout.data == 1:
+        return every, f"{units.exact(every)} devices on each stage"
+    copies = f"one copy, which stands there {units.exact(layout.data)} times"
+    return one, f"{units.exact(one)} devices on each stage of {copies}"
+
+
+def _answer(seen: Spread, busiest: Breakdown) -> str:
+    left = seen.device.usable_bytes - busiest.total
+    name, count = escape(seen.device.name), units.exact(seen.layout.devices)
+    fits = (
+        f"It <b>fits on {count} × {name}</b>, with {units.amount(left)} to spare on the busiest one."
+        if left >= 0
+        else f"It <b>does not fit on {count} × {name}</b>: {units.amount(-left)} are missing on the busiest one."
+    )
+    what = "Training" if isinstance(seen.asked, Training) else "Serving"
+    sizes = busiest.by("phase").items()
+    parts = ", ".join(f"{text.name_of(part).lower()} {units.amount(size)}" for part, size in sizes)
+    return (
+        f"<p class='over'>{count} devices; the busiest one holds</p><p class='big'>{units.amount(busiest.total)}</p>"
+        f"<p class='lead'>{what} <b>{escape(seen.model.label)}</b>: {parts}.</p><p class='lead'>{fits} {seen.time}</p>"
+    )
+
+
+def _stage_table(seen: Spread) -> str:
+    rows = []
+    share = shard_workload(seen.asked, seen.layout)
+    for place, stage in enumerate(seen.stages):
+        layers = len(stage_layers(seen.model, seen.layout, place))
+        cells = [f"{place + 1}", f"{layers}", units.amount(stage.total)]
+        if isinstance(share, Training):
+            pieces = in_flight(seen.layout, place, micro_batches(share)) if seen.layout.pipeline > 1 else 1
+            cells.insert(2, units.exact(pieces))
+        rows.append(cells)
+    kept = ["Kept at once"] if isinstance(share, Training) else []
+    table: str = text.simple_table(("Stage", "Layers", *kept, "On one device"), rows, "compared")
+    said = "Micro-batches (or pieces of them) that wait for their backward pass are kept at once." if kept else ""
+    return f"<p>{said}</p>{table}"
+
+
+def _when(seen: Spread) -> str:
+    what = "in one update" if isinstance(seen.asked, Training) else "while the prompts are read"
+    if not seen.sent.terms:
+        return "A device alone sends nothing."
+    return f"Bytes that one device sends {what}, by the form of parallelism that needs them."
+
+
+def _sent_words(sent: Breakdown) -> str:
+    sums = (f"{devices.FORMS[form]} {units.amount(size)}" for form, size in sent.by("group").items())
+    return f"Sent by one device: {', '.join(sums)}" if sent.terms else "One device alone sends nothing"
+
+
+def _remarks(seen: Spread, busiest: Breakdown) -> tuple[str, ...]:
+    notes = [*busiest.notes]
+    if isinstance(seen.asked, Training):
+        notes.append("BF16 weights beside FP32 master weights, optimizer AdamW, one sequence in a micro-batch")
+        notes.append(
+            "activations are those of Megatron's fused kernels"
+            if seen.asked.implementation == "megatron"
+            else "activations are those of transformers, since Megatron's formula does not cover an encoder-decoder"
+        )
+    else:
+        notes.append("weights and cache are BF16; runtime is what others measured, with its spread")
+    return tuple(notes)
