@@ -2,7 +2,7 @@
 
 from memscape.breakdown import Breakdown, Term
 from memscape.catalog import accelerator, accelerators, model, models, precisions
-from memscape.cluster import fewest_devices
+from memscape.cluster import Cluster, cluster, fewest_devices
 from memscape.hardware import Instance, Node, instance, instances, node, nodes
 from memscape.memory.activations import activations
 from memscape.memory.alignment import dpo, grpo, ppo
@@ -22,6 +22,7 @@ from memscape.workload import Inference, Training
 __version__ = "0.1.0"
 __all__ = [
     "Breakdown",
+    "Cluster",
     "Inference",
     "Instance",
     "Layout",
@@ -34,6 +35,7 @@ __all__ = [
     "accelerators",
     "activations",
     "active_parameters",
+    "cluster",
     "dpo",
     "fewest_devices",
     "grpo",

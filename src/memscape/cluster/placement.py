@@ -1,0 +1,194 @@
+"""From bytes to devices: how many hold what a workload needs, and in which layout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from memscape.breakdown import Breakdown, Quantity, ceil_div
+from memscape.catalog import Accelerator
+from memscape.memory.timeline import memory
+from memscape.memory.weights import weights
+from memscape.model import Model
+from memscape.parallelism import Layout, pipeline_degrees, tensor_degrees
+from memscape.problem import Problem
+from memscape.units import amount
+from memscape.workload import Inference, Training
+
+SHARED_PHASES = ("weights", "kv_cache")
+RESERVE_PERCENT = 10
+# engines that fill a device by themselves and keep their own reserve
+FILLING_ENGINES = ("vllm",)
+MOST_DEVICES = 1 << 14
+
+
+def fewest_devices(needed: Breakdown, accelerator: Accelerator, reserve_percent: int = RESERVE_PERCENT) -> Quantity:
+    """Return the least number of devices whose memory together holds the weights and the cache.
+
+        ceil( (weights + KV cache) / (usable bytes · (1 - reserve)) )      [devices]
+
+    The reserve is the share of each device left to activations, runtime and growth. It is a lower bound: a layout may
+    need more, because heads and layers split evenly and some tensors are copied. Usable bytes are the driver's, not the
+    marketing figure.
+    Raises: Problem for a reserve outside 0 to 90 percent.
+    """
+    if needed.unit != "bytes":
+        raise Problem(
+            f"devices hold bytes and this is an amount of {needed.unit}; pass ms.memory(...) or ms.weights(...)"
+        )
+    if not isinstance(reserve_percent, int | float) or not 0 <= reserve_percent <= 90:
+        raise Problem(
+            f"a reserve of {str(reserve_percent)[:20]} percent leaves no device to use; choose 0 to 90 percent"
+        )
+    held: Quantity = 0
+    for phase in SHARED_PHASES:
+        held = held + needed.only(phase=phase).total
+    return ceil_div(held * 100, accelerator.usable_bytes * (100 - reserve_percent))
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a workload may run: a card, how many stand in a server, and the bytes of each that may be used."""
+
+    accelerator: Accelerator
+    devices: int
+    room: int
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A layout and what its busiest device holds."""
+
+    layout: Layout
+    held: Breakdown
+
+
+def room_of(accelerator: Accelerator, workload: Inference | Training, reserve: int | None) -> int:
+    """Return the bytes of a device that may be used; an engine that fills the device has its own reserve.
+
+    Raises: Problem for a reserve outside 0 to 90 percent.
+    """
+    if reserve is None:
+        fills = isinstance(workload, Inference) and workload.engine in FILLING_ENGINES
+        reserve = 0 if fills else RESERVE_PERCENT
+    if type(reserve) is not int or not 0 <= reserve <= 90:
+        raise Problem(f"reserve is {str(reserve)[:20]}; use a whole number of percent from 0 to 90")
+    return accelerator.usable_bytes * (100 - reserve) // 100
+
+
+def smallest_fits(model: Model, workload: Inference | Training, place: Place, most: int = 1) -> tuple[Fit, ...]:
+    """Return the smallest layouts that fit, one for each number of devices, the smallest first.
+
+    Devices are counted as servers are sold: 1, 2, 4, ... up to a server, then whole servers. Serving takes the most
+    tensor parallelism within a server, then stages, then copies; training shards the states over data (FSDP) or takes
+    tensor, stages and ZeRO 1 as Megatron does, whichever needs fewer devices.
+    Raises: Problem where none fits, with the nearest layout and by how much it misses.
+    """
+    least = ceil_div(_surely_held(model, workload), place.room)
+    found: list[Fit] = []
+    tried: list[Fit] = []
+    for devices in _sizes(place.devices, least):
+        fit = fit_on(model, workload, place, devices, tried)
+        found += [fit] if fit else []
+        if len(found) == most:
+            return tuple(found)
+    if found:
+        return tuple(found)
+    raise _none(model, workload, place, tried)
+
+
+def fit_on(
+    model: Model, workload: Inference | Training, place: Place, devices: int, tried: list[Fit] | None = None
+) -> Fit | None:
+    """Return the first layout over some devices that fits, None if none does; `tried` collects what was looked at."""
+    for layout in _layouts(model, workload, devices, place.devices):
+        try:
+            fit = Fit(layout, memory(model, workload, layout, place.accelerator))
+        except Problem:
+            continue
+        if tried is not None:
+            tried.append(fit)
+        if fit.held.total <= place.room:
+            return fit
+    return None
+
+
+def _surely_held(model: Model, workload: Inference | Training) -> int:
+    """The bytes that all devices together hold at least; an adapter's frozen base may be quantised."""
+    if isinstance(workload, Training) and workload.method == "qlora":
+        return int(weights(model, workload.base_precision).total)
+    return int(weights(model, workload.weights).total)
+
+
+def _sizes(server: int, least: int) -> Iterator[int]:
+    """Yield numbers of devices: powers of two in a server, then servers; above eight of them in steps of an eighth."""
+    size = 1
+    while size < server:
+        if size >= least:
+            yield size
+        size *= 2
+    servers = max(1, ceil_div(least, server))
+    while servers * server <= MOST_DEVICES:
+        yield servers * server
+        servers += max(1, servers // 8)
+
+
+def _layouts(model: Model, workload: Inference | Training, devices: int, server: int) -> Iterator[Layout]:
+    """Yield the layouts over some devices that are worth a try, the fastest kind first."""
+    inside = min(devices, server)
+    degrees = [degree for degree in reversed(tensor_degrees(model, inside)) if inside % degree == 0]
+    if isinstance(workload, Inference):
+        yield from _serving(model, workload, devices, degrees)
+    else:
+        yield from _training(model, workload, devices, degrees[0])
+
+
+def _serving(model: Model, inference: Inference, devices: int, degrees: list[int]) -> Iterator[Layout]:
+    stages = pipeline_degrees(model)
+    for tensor in degrees:
+        rest = devices // tensor
+        # copies hold the weights again, so they are taken only where stages run out
+        for copies in range(1, min(rest, inference.sequences) + 1):
+            if rest % copies == 0 and rest // copies in stages:
+                yield Layout(tensor=tensor, pipeline=rest // copies, data=copies)
+                break
+
+
+def _training(model: Model, training: Training, devices: int, tensor: int) -> Iterator[Layout]:
+    yield Layout(data=devices, zero=3, sharding="fsdp") if devices > 1 else Layout()
+    rest, stages = devices // tensor, pipeline_degrees(model)
+    for pipeline in range(1, min(rest, len(stages)) + 1):
+        copies = rest // pipeline
+        if rest % pipeline == 0 and devices > 1 and (tensor > 1 or pipeline > 1):
+            zero = 1 if copies > 1 else 0
+            yield Layout(tensor=tensor, pipeline=pipeline, data=copies, zero=zero, sequence_parallel=tensor > 1)
+
+
+def spread_of(layout: Layout) -> str:
+    """Return a layout in words: `16 devices (tensor 8 × pipeline 2)`."""
+    degrees = ("tensor", "pipeline", "data", "context")
+    parts = [f"{name} {getattr(layout, name)}" for name in degrees if getattr(layout, name) > 1]
+    number = f"{layout.devices:,} device{'s' if layout.devices > 1 else ''}"
+    return number + (f" ({' × '.join(parts)})" if parts else "")
+
+
+def too_much(model: Model, place: Place, fit: Fit) -> str:
+    """Return by how much a layout misses, in words."""
+    return (
+        f"{model.label} on {spread_of(fit.layout)} of {place.accelerator.name} needs {amount(fit.held.total, 'GiB')} "
+        f"of the {amount(place.room, 'GiB')} that each may use, {amount(fit.held.total - place.room, 'GiB')} too much"
+    )
+
+
+def _none(model: Model, workload: Inference | Training, place: Place, tried: list[Fit]) -> Problem:
+    if not tried:
+        return Problem(
+            f"{model.label} cannot be split over devices of {place.accelerator.name} so that it could fit; "
+            f"use a smaller precision, or an accelerator with more memory"
+        )
+    nearest = min(tried, key=lambda fit: float(fit.held.total))
+    less = "a shorter context" if isinstance(workload, Inference) else "a smaller micro_batch, or recompute"
+    return Problem(
+        f"no layout fits; the nearest: {too_much(model, place, nearest)}; "
+        f"use {less}, a smaller precision, or an accelerator with more memory"
+    )
