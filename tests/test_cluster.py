@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from datetime import date
 
+import numpy
 import pytest
 
 import memscape as ms
@@ -350,6 +351,10 @@ H100_NAME = "H100 SXM 80GB"
         ({"accelerator": H100_NAME, "budget": -5}, "budget is -5; use a number above 0"),
         ({"accelerator": H100_NAME, "budget": float("nan")}, "budget is nan; use a number above 0"),
         ({"accelerator": H100_NAME, "budget": 1}, "costs 2.29 USD per hour, 1.29 above the budget of 1.00"),
+        ({"accelerator": "DGX Spark", "provider": "AWS"}, "unknown accelerator"),
+        ({"accelerator": "MI325X", "budget": 100}, "no offer for 1 × MI325X has a price, so a budget cannot be kept"),
+        ({"accelerator": H100_NAME, "provider": "Amazon"}, 'unknown provider "Amazon"'),
+        ({"accelerator": H100_NAME, "tokens": 10**9}, "tokens is what a training run takes, and this is serving"),
         ({"accelerator": H100_NAME, "reserve": 95}, "reserve is 95; use a whole number of percent from 0 to 90"),
         ({"accelerator": H100_NAME, "grid": "Atlantis"}, 'unknown grid intensity "Atlantis"'),
         ({"accelerator": H100_NAME, "pue": 0.9}, "pue is 0.9; use a number from 1"),
@@ -375,10 +380,19 @@ def test_no_users_is_refused_before_anything_is_computed():
         ms.Inference(sequences=0)
 
 
+def test_array_is_refused():
+    asked = ms.Inference(prompt_tokens=numpy.array([128, 256]))
+    with pytest.raises(ms.Problem, match='a cluster is worked out for one workload, and "prompt_tokens" is an array'):
+        ms.cluster(ms.model("llama-3.1-8b"), asked, accelerator=H100_NAME)
+
+
 def test_missing_line_says_why():
     found = ms.cluster(*_served("llama-3.1-8b"), accelerator="TPU v5e")
     with pytest.raises(ms.Problem, match="the power of TPU v5e is not published"):
         found.amount("power of a node")
+    spark = ms.cluster(*_served("llama-3.1-8b"), node="DGX Spark")
+    with pytest.raises(ms.Problem, match="is the RAM of its host; there is no other to plan"):
+        spark.amount("RAM of a node")
 
 
 def test_own_price_stands_for_an_instance_without_one():

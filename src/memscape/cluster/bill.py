@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from memscape.breakdown import Breakdown, Term, ceil_div
 from memscape.catalog import Accelerator, as_accelerator
-from memscape.cluster.host import host_lines, shortfalls
+from memscape.cluster.host import host_lines, ram_lines, shortfalls
 from memscape.cluster.money import Offer, Prices, buy_lines, check_budget, energy_lines, offers, rent_lines
 from memscape.cluster.network import network_lines
 from memscape.cluster.placement import Place, room_of, smallest_fits
@@ -135,6 +135,7 @@ def cluster(
     card = asked_accelerator(card, server)
     if server is not None and server.instance is not None and usd_per_hour is None:
         server.instance.price()
+    run.check(workload)
     place = Place(card, server.devices if server else card.devices_per_node, room_of(card, workload, reserve))
     fit = held_by(model, workload, place, layout) if layout else smallest_fits(model, workload, place)[0]
     stands_in = server or sold_server(card, fit.layout.devices)
@@ -149,11 +150,12 @@ def cluster(
 
 
 def _bill(of: Setting, run: Run, prices: Prices, found: tuple[Offer, ...]) -> tuple[dict[str, Line], tuple[str, ...]]:
-    """Collect the parts; a part that needs an unknown figure is left out and says why."""
+    """Collect the parts; one that needs an unknown figure is left out and says why."""
     lines: dict[str, Line] = {}
     unknown: list[str] = []
     parts: tuple[Callable[[], Iterator[Line]], ...] = (
         lambda: _devices(of),
+        lambda: ram_lines(of),
         lambda: host_lines(of, run.tokens),
         lambda: network_lines(of),
         lambda: power_lines(of, lines, prices.pue),

@@ -10,6 +10,7 @@ from memscape.cluster.sizing import Line, Setting, choices, line, rule, ruled
 from memscape.memory.timeline import host_memory
 from memscape.memory.weights import weights
 from memscape.performance import checkpoint_time
+from memscape.problem import Problem
 from memscape.units import GB, GIB
 from memscape.workload import Training
 
@@ -18,9 +19,7 @@ TERA = 10**12
 
 
 def host_lines(of: Setting, tokens: int | None) -> Iterator[Line]:
-    """Yield RAM, cores, disks and their rate for a node, and the storage that all nodes share."""
-    if not of.accelerator.unified_memory:
-        yield _ram(of)
+    """Yield cores, disks and their rate for a node, and the storage that all nodes share."""
     yield _cores(of)
     size = _disk_bytes(of)
     rate = _disk_rate(of)
@@ -31,14 +30,17 @@ def host_lines(of: Setting, tokens: int | None) -> Iterator[Line]:
         yield _storage(of, tokens)
 
 
-def _ram(of: Setting) -> Line:
-    """RAM to device memory by rule, what is offloaded, and the next size that modules add up to.
+def ram_lines(of: Setting) -> Iterator[Line]:
+    """Yield RAM for device memory by rule, for what is offloaded, and up to the next size that modules add up to.
 
         devices · GB · ratio · 2^30  +  offloaded · 1.1  →  the next size      [bytes]
 
     Memory modules and device memory are both sold in GB that are nearer GiB, so both are counted in GiB.
+    Raises: Problem for a device whose memory is the host's.
     Source: nvidia_certified, dgx_guides
     """
+    if of.accelerator.unified_memory:
+        raise Problem(f"the memory of {of.accelerator.name} is the RAM of its host; there is no other to plan")
     by = rule("RAM to device memory", of.kind)
     sold = {
         "devices_in_node": of.server.devices,
@@ -58,7 +60,7 @@ def _ram(of: Setting) -> Line:
     terms.append(
         Term("up to a size of memory modules", {"bytes": more}, "", "cluster", size.source, (0, max(more, most)))
     )
-    return line("RAM of a node", GROUP, "bytes", *terms, why=by.basis)
+    yield line("RAM of a node", GROUP, "bytes", *terms, why=by.basis)
 
 
 def _module_size(asked: Quantity) -> int:

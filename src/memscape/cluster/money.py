@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
 
+from memscape import tables
 from memscape.breakdown import Breakdown, Term, ceil_div
 from memscape.cluster.sizing import Line, Setting, choice, follows, line, rule, ruled
 from memscape.hardware import Instance, instances_with
-from memscape.problem import Problem
+from memscape.problem import Problem, chosen
 
 GROUP = "money"
 
@@ -26,7 +27,7 @@ class Offer:
     @property
     def dated(self) -> str:
         """The price's day in words, with a mark where it may be older than a year."""
-        return f"price of {self.instance.price_date}{', stale: older than a year' if self.stale else ''}"
+        return "; ".join(self.usd_per_hour.notes)
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,9 @@ class Prices:
             if not number or not (least if least else 1e-9) <= value < float("inf"):
                 raise Problem(f"{name} is {str(value)[:20]}; use a number {'from 1' if least else 'above 0'}")
         choice("grid intensity", self.grid)
+        if self.provider is not None:
+            known = {row["provider"] for row in tables.rows("instances")}
+            object.__setattr__(self, "provider", chosen("provider", self.provider, known))
 
 
 def offers(of: Setting, prices: Prices, today: date) -> tuple[Offer, ...]:
@@ -57,8 +61,8 @@ def offers(of: Setting, prices: Prices, today: date) -> tuple[Offer, ...]:
 
     An instance must hold a whole tensor-parallel group: these devices speak in every layer.
     """
-    chosen = of.server.instance
-    there = (chosen,) if chosen else instances_with(of.accelerator)
+    asked = of.server.instance
+    there = (asked,) if asked else instances_with(of.accelerator)
     least = min(of.layout.tensor, of.accelerator.devices_per_node)
     found = [
         _offer(of, each, prices, today)
@@ -85,8 +89,13 @@ def _offer(of: Setting, instance: Instance, prices: Prices, today: date) -> Offe
 
 def check_budget(of: Setting, found: tuple[Offer, ...], prices: Prices) -> None:
     """Refuse a budget that the cheapest offer exceeds, saying by how much."""
-    if prices.budget is None or not found or found[0].usd_per_hour.total <= prices.budget:
+    if prices.budget is None or (found and found[0].usd_per_hour.total <= prices.budget):
         return
+    if not found:
+        raise Problem(
+            f"no offer for {of.layout.devices:,} × {of.accelerator.name} has a price, so a budget cannot be kept; "
+            f"leave budget out, or take another accelerator{' or provider' if prices.provider else ''}"
+        )
     first = found[0]
     raise Problem(
         f"the cheapest offer for {of.layout.devices:,} × {of.accelerator.name}, {first.count:,} × "

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from memscape.breakdown import Breakdown, Quantity, ceil_div
 from memscape.catalog import Accelerator
+from memscape.memory.step import Device
 from memscape.memory.timeline import memory
 from memscape.memory.weights import weights
 from memscape.model import Model
@@ -84,7 +85,7 @@ def smallest_fits(model: Model, workload: Inference | Training, place: Place, mo
     tensor, stages and ZeRO 1 as Megatron does, whichever needs fewer devices.
     Raises: Problem where none fits, with the nearest layout and by how much it misses.
     """
-    least = ceil_div(_surely_held(model, workload), place.room)
+    least = ceil_div(_whole(model, workload)[0], place.room)
     found: list[Fit] = []
     tried: list[Fit] = []
     for devices in _sizes(place.devices, least):
@@ -101,7 +102,12 @@ def fit_on(
     model: Model, workload: Inference | Training, place: Place, devices: int, tried: list[Fit] | None = None
 ) -> Fit | None:
     """Return the first layout over some devices that fits, None if none does; `tried` collects what was looked at."""
+    whole, per_copy = _whole(model, workload)
     for layout in _layouts(model, workload, devices, place.devices):
+        # every copy of the model holds its weights and gradients, unless ZeRO 3 shares these too
+        copy = per_copy if layout.zero < 3 else 0
+        if copy * layout.data + whole - copy > place.room * devices:
+            continue
         try:
             fit = Fit(layout, memory(model, workload, layout, place.accelerator))
         except Problem:
@@ -113,11 +119,14 @@ def fit_on(
     return None
 
 
-def _surely_held(model: Model, workload: Inference | Training) -> int:
-    """The bytes that all devices together hold at least; an adapter's frozen base may be quantised."""
-    if isinstance(workload, Training) and workload.method == "qlora":
-        return int(weights(model, workload.base_precision).total)
-    return int(weights(model, workload.weights).total)
+def _whole(model: Model, workload: Inference | Training) -> tuple[int, int]:
+    """The bytes that all devices together hold at least, and those among them that each copy of the model has."""
+    if isinstance(workload, Inference):
+        held = int(weights(model, workload.weights).total)
+        return held, held
+    states = Device(model, workload, Layout()).states
+    optimizer = states.only(phase="optimizer_states").total
+    return int(states.total), int(states.total - optimizer)
 
 
 def _sizes(server: int, least: int) -> Iterator[int]:

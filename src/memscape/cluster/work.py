@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from memscape.breakdown import Breakdown, Term
 from memscape.cluster.sizing import Line, Rule, Setting, line, rule
 from memscape.performance import ServingTime, TrainingTime, performance
-from memscape.problem import Problem
-from memscape.workload import Inference
+from memscape.problem import Problem, one_of
+from memscape.workload import Inference, Training
 
 GROUP = "work"
 SECONDS_OF_AN_HOUR = 3600
@@ -35,6 +35,13 @@ class Run:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int | float) or not 0 < value <= 100):
                 raise Problem(f"{name} is {str(value)[:20]}; use percent above 0 and up to 100")
+
+    def check(self, workload: Inference | Training) -> None:
+        """Refuse tokens of a run for serving, and a workload that is a whole grid."""
+        if self.tokens is not None and not isinstance(workload, Training):
+            raise Problem("tokens is what a training run takes, and this is serving; leave it out, or give a Training")
+        if grids := [each.name for each in fields(workload) if hasattr(getattr(workload, each.name), "shape")]:
+            raise Problem(f"a cluster is worked out for one workload, and {one_of(grids)} is an array; use one number")
 
 
 def work_lines(of: Setting, run: Run) -> Iterator[Line]:
