@@ -145,13 +145,13 @@ def test_dgx_comes_back_from_its_own_devices(name):
     assert ruled.amount("front-end NICs of a node").total == 2
 
 
-@pytest.mark.parametrize("name", ["DGX-2", "DGX B300"])
+@pytest.mark.parametrize("name", ["DGX-2", "HGX H100 8-way (Dell XE9680)", "HGX A100 8-way 80GB (Inspur NF5488A5)"])
 def test_rule_of_power_holds_for_servers_it_was_not_made_from(name):
-    """Within a tenth of the rule's ends, which were read off the four DGX above; their user guides."""
+    """The rule was read off the four DGX above; these are from a datasheet of NVIDIA and MLCommons' system files."""
     node = ms.node(name)
     devices = ms.accelerator(node.accelerator).power_w * node.devices / 1000
     by = rule("node power to device power")
-    assert by.low * 0.9 <= node.power_kw / devices <= by.high * 1.1
+    assert by.low <= node.power_kw / devices <= by.high
 
 
 def test_chosen_server_has_its_published_power():

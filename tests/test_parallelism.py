@@ -19,6 +19,7 @@ from memscape.parallelism import (
     check,
     expert_degrees,
     in_flight,
+    pieces_in_flight,
     pipeline_degrees,
     shard_model,
     shard_workload,
@@ -183,6 +184,50 @@ def test_offloaded_states_are_in_ram():
     assert host_memory(model, asked, disks, "nvme").total == pytest.approx(share * (12 + 2), rel=1e-5)
 
 
+def test_experts_on_tensor_parallel_devices_are_a_share_of_all():
+    """Eight experts on eight tensor-parallel devices: one whole expert each holds what an eighth of each would."""
+    model, asked = ms.model("mixtral-8x7b"), ms.Training(sequence_tokens=2048, optimizer="sgd")
+    whole, shares = (
+        ms.memory(model, asked, ms.Layout(tensor=8, expert=expert, sequence_parallel=True)).by("phase")
+        for expert in (8, 1)
+    )
+    assert {part: whole[part] for part in ("weights", "gradients")} == {
+        part: shares[part] for part in ("weights", "gradients")
+    }
+    assert whole["activations"] == shares["activations"]
+
+
+def test_gradients_that_are_offloaded_leave_the_device_whatever_the_batch():
+    """Ren et al. 2021: gradients go to the host as they are reduced, with one micro-batch as with several."""
+    layout = ms.Layout(data=8, zero=2, offload_optimizer="cpu")
+    for batch in (None, 16):
+        asked = ms.Training(precision="bf16-mixed", recompute="full", sequence_tokens=128, global_batch=batch)
+        assert "gradients" not in ms.memory(ms.model("llama-3.1-8b"), asked, layout).by("phase")
+
+
+def test_buckets_of_ddp_are_there_while_the_optimizer_works():
+    """PyTorch, DistributedDataParallel: buckets live as long as the module, gradient_as_bucket_view is off."""
+    model, asked = ms.model("llama-3.2-1b"), ms.Training(sequence_tokens=128, update="foreach")
+    alone, copies = (ms.timeline(model, asked, ms.Layout(data=data))[2, "optimizer_peak"].total for data in (1, 2))
+    assert copies - alone == 2 * ms.parameters(model).total
+
+
+def test_vllm_pads_the_vocabulary_to_64_words():
+    """vLLM, DEFAULT_VOCAB_PADDING_SIZE: 64 words in all; Llama 3.1 has 128,256, which are 16,032 on each of eight."""
+    held = ms.memory(ms.model("llama-3.1-8b"), ms.Inference(engine="vllm"), ms.Layout(tensor=8))
+    (words,) = [term.amount for term in held if term.name == "token embedding"]
+    assert words == 16_032 * 4096 * 2
+
+
+def test_pieces_in_flight_add_up():
+    """Narayanan et al. 2021: the pieces of a stage keep together what an interleaved stage keeps."""
+    for stages, pieces in ((4, 2), (8, 3), (16, 8)):
+        layout = ms.Layout(pipeline=stages, interleave=pieces)
+        for stage in range(stages):
+            assert sum(pieces_in_flight(layout, stage, 10**6)) == in_flight(layout, stage, 10**6)
+            assert sum(pieces_in_flight(layout, stage, stages)) == in_flight(layout, stage, stages)
+
+
 # laws
 
 
@@ -226,6 +271,8 @@ def _cases(draw, zero=True):
         precision=draw(some.sampled_from(["fp32", "bf16", "bf16-mixed"])),
         recompute=draw(some.sampled_from(["none", "full"])),
         implementation=draw(some.sampled_from(["transformers", "megatron"])),
+        method=draw(some.sampled_from(["full", "full", "lora", "qlora"])),
+        optimizer=draw(some.sampled_from(["adamw", "adamw-8bit", "adafactor"])),
     )
     batches = draw(some.sampled_from([None, 1, 3, 8]))
     if batches:
@@ -304,6 +351,11 @@ def _alone(workload, layout):
         ("albert-base-v2", {"pipeline": 2}, "shares one layer's weights among all"),
         ("llama-3.1-8b", {"offload_optimizer": "cpu"}, "offload_optimizer is part of ZeRO"),
         ("llama-3.1-8b", {"offload_weights": "cpu", "zero": 2}, "use zero 3 in place of 2"),
+        ("llama-3.1-8b", {"offload_optimizer": "nvme", "zero": 2, "data": 2}, "to NVMe with zero 3 alone"),
+        ("llama-3.1-8b", {"offload_weights": "cpu", "zero": 3}, 'use offload_optimizer "cpu" too'),
+        ("mixtral-8x22b", {"tensor": 24}, "does not split evenly over tensor 24 devices; use 2, 4, 8 or 16"),
+        ("llama-3.1-8b", {"tensor": numpy.array([1, 2])}, "give one number for each degree"),
+        ("llama-3.1-8b", {"vocab_multiple": 0}, "vocab_multiple is 0; use one whole number from 1"),
         ("llama-3.1-8b", {"schedule": "zigzag"}, 'unknown schedule "zigzag"'),
     ],
 )
@@ -322,6 +374,24 @@ def test_a_split_that_cannot_be_is_refused_with_those_that_can(name, layout, mes
 def test_a_workload_that_does_not_divide_is_refused(training, layout, message):
     with pytest.raises(ms.Problem, match=message):
         ms.memory(ms.model("llama-3.1-8b"), ms.Training(**training), ms.Layout(**layout))
+
+
+@pytest.mark.parametrize(
+    "training, layout, message",
+    [
+        ({"attention": "eager"}, {"context": numpy.array([1, 2])}, 'use attention "sdpa", or context 1'),
+        ({}, {"tensor": numpy.array([1, 2]), "data": numpy.array([1, 2, 4])}, "the arrays do not go together: tensor"),
+        ({}, {"tensor": numpy.array([1, 10**12])}, "a degree is 1,000,000,000,000; use at most"),
+    ],
+)
+def test_a_grid_that_cannot_be_is_refused(training, layout, message):
+    with pytest.raises(ms.Problem, match=message):
+        ms.memory(ms.model("llama-3.2-1b"), ms.Training(**training), ms.Layout(**layout))
+
+
+def test_a_stage_that_is_not_there_is_refused():
+    with pytest.raises(ms.Problem, match="stage is 5; count from 0 to 1"):
+        shard_model(ms.model("llama-3.1-8b"), ms.Layout(pipeline=2), 5)
 
 
 def test_learned_positions_are_checked_before_the_sequence_is_cut():

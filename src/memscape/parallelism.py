@@ -12,9 +12,11 @@ from math import gcd
 from memscape.breakdown import Quantity, ceil_div, minimum
 from memscape.model import Model
 from memscape.problem import Problem, chosen, one_of
-from memscape.workload import Inference, Training, whole
+from memscape.workload import LARGEST, Inference, Training, whole
 
-DEGREES = ("tensor", "pipeline", "data", "context", "expert", "interleave", "vocab_multiple")
+DEGREES = ("tensor", "pipeline", "data", "context", "expert", "interleave")
+SINGLE = ("expert_load_percent", "vocab_multiple")
+VLLM_WORDS = 64
 ZERO_STAGES = (0, 1, 2, 3)
 SCHEDULES = ("1f1b", "gpipe")
 SHARDING = ("deepspeed", "fsdp")
@@ -29,7 +31,9 @@ CHOICES = {
 
 @dataclass(frozen=True)
 class Layout:
-    """The degrees of parallelism; each may be a number or a numpy array, all other fields are choices.
+    """The degrees of parallelism (up to `interleave`), each a number or a numpy array; all else is one choice.
+
+    Arrays make a grid, which `memory` answers by its totals.
 
     `tensor`              devices that share each matrix
     `pipeline`            stages that share the layers; `interleave` is how many pieces of a stage each device has
@@ -57,17 +61,20 @@ class Layout:
     sharding: str = "deepspeed"
     offload_optimizer: str = "none"
     offload_weights: str = "none"
-    expert_load_percent: Quantity = 100
+    expert_load_percent: int = 100
     vocab_multiple: int = 128
 
     def __post_init__(self) -> None:
         """Refuse degrees that are no whole numbers from 1, and choices that do not exist."""
         for name in DEGREES:
             object.__setattr__(self, name, whole(name, getattr(self, name), 1))
-        object.__setattr__(self, "expert_load_percent", whole("expert_load_percent", self.expert_load_percent, 100))
+        for name in SINGLE:
+            least = 100 if name == "expert_load_percent" else 1
+            if type(getattr(self, name)) is not int or not least <= getattr(self, name) <= LARGEST:
+                raise Problem(f"{name} is {str(getattr(self, name))[:40]}; use one whole number from {least}")
         for name, known in CHOICES.items():
             object.__setattr__(self, name, chosen(name.replace("_", " "), getattr(self, name), known))
-        if isinstance(self.zero, bool) or self.zero not in ZERO_STAGES:
+        if type(self.zero) is not int or self.zero not in ZERO_STAGES:
             raise Problem(f"zero is {str(self.zero)[:20]}; use stage 0, 1, 2 or 3")
         if not isinstance(self.sequence_parallel, bool):
             raise Problem(f"sequence_parallel is {str(self.sequence_parallel)[:20]}; use True or False")
@@ -98,13 +105,17 @@ class Layout:
 
 
 def _check_zero(layout: Layout) -> None:
-    offloaded = layout.offload_optimizer != "none", layout.offload_weights != "none"
-    if any(offloaded) and layout.sharding == "fsdp" and "nvme" in (layout.offload_optimizer, layout.offload_weights):
-        raise Problem('sharding "fsdp" offloads to RAM alone; use "cpu" in place of "nvme", or sharding "deepspeed"')
-    if offloaded[0] and not layout.zero:
+    places = layout.offload_optimizer, layout.offload_weights
+    if places[0] != "none" and not layout.zero:
         raise Problem("offload_optimizer is part of ZeRO; use zero 1, 2 or 3 with it, or leave it out")
-    if offloaded[1] and layout.zero != 3:
+    if places[1] != "none" and layout.zero != 3:
         raise Problem(f"offload_weights needs weights that are sharded; use zero 3 in place of {layout.zero}")
+    if "nvme" in places and layout.zero != 3:
+        raise Problem(f'DeepSpeed offloads to NVMe with zero 3 alone; use it in place of {layout.zero}, or "cpu"')
+    if places[1] != "none" and places[0] == "none":
+        raise Problem(f'weights leave the device with the states alone; use offload_optimizer "{places[1]}" too')
+    if layout.sharding == "fsdp" and places not in (("none", "none"), ("cpu", "cpu")):
+        raise Problem('sharding "fsdp" offloads weights and states to RAM together; use "cpu" for both, or "deepspeed"')
     if layout.zero < 2 or layout.sharding == "fsdp" or not _some(layout.pipeline > 1):
         return
     raise Problem(
@@ -125,13 +136,23 @@ def check(model: Model, layout: Layout, workload: Inference | Training | None = 
 
     Raises: Problem, one sentence with the nearest degrees that are possible.
     """
+    if any(hasattr(getattr(layout, name), "shape") for name in ("tensor", "pipeline", "expert", "interleave")):
+        raise Problem("a grid of layouts is checked layout by layout; give one number for each degree")
     _check_degree(model, "tensor", layout.tensor, tensor_degrees(model), "devices")
     _check_pipeline(model, layout)
     _check_experts(model, layout)
-    if layout.context > 1 and (not model.causal or model.has_encoder):
+    if _some(layout.context > 1) and (not model.causal or model.has_encoder):
         raise Problem(f"{model.label} reads in both directions, and context parallelism is for decoders; use context 1")
+    if workload is not None:
+        check_context(layout, workload)
     if isinstance(workload, Training):
         _check_training(layout, workload)
+
+
+def check_context(layout: Layout, workload: Inference | Training) -> None:
+    """Refuse a context-parallel workload that does not use fused kernels."""
+    if workload.attention == "eager" and _some(layout.context > 1):
+        raise Problem('context parallelism passes keys round between fused kernels; use attention "sdpa", or context 1')
 
 
 def tensor_degrees(model: Model, most: int = 256) -> tuple[int, ...]:
@@ -143,6 +164,8 @@ def _splits(model: Model, tensor: int) -> bool:
     if model.heads % tensor or (model.shared_ffn_size and model.shared_ffn_size % tensor):
         return False
     if model.moe_layers < model.layers and model.ffn_size % tensor:
+        return False
+    if model.moe_layers and model.expert_ffn_size % tensor:
         return False
     return model.attention == "latent" or model.kv_heads % tensor == 0 or tensor % model.kv_heads == 0
 
@@ -156,7 +179,7 @@ def interleave_degrees(model: Model, stages: int) -> tuple[int, ...]:
     """Return the numbers of pieces that a stage can be cut into."""
     if stages == 1:
         return (1,)
-    return (1, *(each for each in range(2, model.layers // stages + 1) if _even(model, stages * each)))
+    return (1, *(each for each in range(2, (model.layers + 2) // stages + 1) if _even(model, stages * each)))
 
 
 def expert_degrees(model: Model) -> tuple[int, ...]:
@@ -183,7 +206,9 @@ def _check_pipeline(model: Model, layout: Layout) -> None:
     if pieces == 1:
         return
     if stages == 1 or layout.schedule == "gpipe":
-        raise Problem(f'interleave {pieces} is for schedule "1f1b" with pipeline 2 or more; use interleave 1')
+        raise Problem(
+            f'interleave {pieces} is for schedule "1f1b" with pipeline 2 or more; use interleave 1, or pipeline 2'
+        )
     if not _even(model, stages * pieces):
         even = one_of(interleave_degrees(model, stages))
         raise Problem(
@@ -211,7 +236,11 @@ def _check_experts(model: Model, layout: Layout) -> None:
             f"use expert {one_of(possible[-4:])}, or more data"
         )
     if layout.tensor % (degree // gcd(degree, int(layout.replicas))) or model.expert_ffn_size % layout.expert_tensor:
-        raise Problem(f"expert {degree} and tensor {layout.tensor} do not split the experts evenly; use expert 1")
+        even = gcd(degree, int(layout.replicas))
+        raise Problem(
+            f"expert {degree} takes {degree // even} of the {layout.tensor} tensor-parallel devices, which does not "
+            f"divide them; use expert {even}, or more data"
+        )
 
 
 def _check_training(layout: Layout, training: Training) -> None:
@@ -220,10 +249,17 @@ def _check_training(layout: Layout, training: Training) -> None:
         if _some(training.global_batch % at_once != 0):
             sizes = str(training.global_batch)[:40], str(training.micro_batch)[:40], str(layout.data)[:40]
             raise Problem(
-                f"global_batch {sizes[0]} is no multiple of micro_batch {sizes[1]} × data {sizes[2]}; use one that is"
+                f"global_batch {sizes[0]} is no multiple of micro_batch {sizes[1]} × data {sizes[2]}; "
+                f"use {_multiples(training.global_batch, at_once)}"
             )
-    if training.attention == "eager" and _some(layout.context > 1):
-        raise Problem('context parallelism passes keys round between fused kernels; use attention "sdpa", or context 1')
+
+
+def _multiples(value: Quantity, of: Quantity) -> str:
+    """The multiples next to a number; words for a grid."""
+    if hasattr(value, "shape") or hasattr(of, "shape"):
+        return "one that is"
+    below = value // of * of
+    return one_of([each for each in (below, below + of) if each])
 
 
 # the part of one device
@@ -241,6 +277,9 @@ def shard_model(model: Model, layout: Layout, stage: int = 0, piece: int | None 
     Source: narayanan2021, llama3
     """
     check(model, layout)
+    for name, value, most in (("stage", stage, layout.pipeline), ("piece", piece or 0, layout.interleave)):
+        if type(value) is not int or not 0 <= value < most:
+            raise Problem(f"{name} is {str(value)[:20]}; count from 0 to {most - 1}")
     places = stage_layers(model, layout, stage, piece)
     tensor, pieces = layout.tensor, layout.interleave
     first = model.first_stage and stage == 0 and piece in (None, 0)
@@ -254,8 +293,9 @@ def shard_model(model: Model, layout: Layout, stage: int = 0, piece: int | None 
         ffn_size=ceil_div(model.ffn_size, tensor),
         vocab_size=_padded(model.vocab_size, layout),
         shared_ffn_size=ceil_div(model.shared_ffn_size, tensor),
-        expert_ffn_size=ceil_div(model.expert_ffn_size, layout.expert_tensor),
-        experts_here=ceil_div(model.stored_experts, layout.expert),
+        # whole experts on tensor-parallel devices hold and compute as much as a share of more experts would
+        expert_ffn_size=ceil_div(model.expert_ffn_size, tensor),
+        experts_here=ceil_div(model.stored_experts * tensor, layout.expert * layout.expert_tensor),
         first_stage=first,
         last_stage=last,
         head=model.head if last else "none",
@@ -267,6 +307,13 @@ def _padded(vocabulary: int, layout: Layout) -> int:
     if layout.tensor == 1:
         return vocabulary
     return int(ceil_div(vocabulary, layout.tensor * layout.vocab_multiple) * layout.vocab_multiple)
+
+
+def of_engine(layout: Layout, workload: Inference | Training) -> Layout:
+    """Return a layout with the padding of the engine that serves: vLLM pads to whole multiples of 64 words in all."""
+    if isinstance(workload, Training) or workload.engine != "vllm":
+        return layout
+    return replace(layout, vocab_multiple=VLLM_WORDS // gcd(VLLM_WORDS, int(layout.tensor)))
 
 
 def stage_layers(model: Model, layout: Layout, stage: int, piece: int | None = None) -> tuple[int, ...]:
@@ -334,6 +381,21 @@ def busy_stages(model: Model, layout: Layout) -> Iterator[int]:
 def micro_batches(training: Training) -> Quantity:
     """Return the micro-batches of one update on one data-parallel copy; `training` is one device's share."""
     return 1 if training.global_batch is None else training.global_batch // training.micro_batch
+
+
+def pieces_in_flight(layout: Layout, stage: int, batches: Quantity) -> tuple[Quantity, ...]:
+    """Return the micro-batches that each piece of a stage keeps at once; together they are `in_flight`.
+
+    An interleaved pipeline fills its pieces in groups of p micro-batches: all pieces but the last are full, the last
+    one fills up, and what is left over is the next group of the first piece.
+    Source: narayanan2021 section 2.2
+    """
+    stages, pieces = layout.pipeline, layout.interleave
+    if pieces == 1:
+        return (in_flight(layout, stage, batches) if stages > 1 else 1,)
+    rest = 2 * (stages - stage - 1) + 1
+    full = [stages + max(0, rest - stages), *[stages] * (pieces - 2), min(rest, stages)]
+    return tuple(minimum(batches, each) for each in full)
 
 
 def in_flight(layout: Layout, stage: int, batches: Quantity) -> Quantity:

@@ -30,7 +30,7 @@ def power_lines(of: Setting, lines: dict[str, Line], pue: float | None) -> Itera
 
 
 def _node(of: Setting) -> Line:
-    by, chosen = rule("node power to device power"), of.server.node
+    by, chosen = rule("node power to device power", of.accelerator.architecture), of.server.node
     if chosen is not None and chosen.power_kw is not None:
         known = Term("chassis at the wall", {"kilowatts": chosen.power_kw}, source="dgx_guides")
         why = f"{chosen.name}: {chosen.source}; power supplies {chosen.psu}"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import ceil, sqrt
 
-from memscape.breakdown import Term, maximum
+from memscape.breakdown import Quantity, Term, maximum
 from memscape.cluster.host import state_bytes
-from memscape.cluster.sizing import Line, Setting, choice, line, rule
+from memscape.cluster.sizing import Line, Setting, choice, line, rule, ruled
 from memscape.units import GB
 from memscape.workload import Training
 
@@ -94,24 +94,19 @@ def _checkpoints(of: Setting, mean: Term) -> Iterator[Line]:
     )
     every = Term("Young and Daly", roots, "", "cluster", "young1974", ends)
     yield line("checkpoint interval", GROUP, "seconds", every, why="writing costs as much as what a failure undoes")
+    yield _lost(written.total, every.amount, seconds)
+
+
+def _lost(write: Quantity, every: Quantity, between: Quantity) -> Line:
+    """The share of time that writing takes, that is computed again, and that a restart takes; to first order."""
     back = rule("restart after a failure")
-    lost = (
-        Term(
-            "writing", {"write_seconds": written.total, "checkpoints_per_second": 1 / every.amount, "in_percent": 100}
-        ),
-        Term(
-            "work done again",
-            {"half": 0.5, "seconds_between": every.amount, "failures_per_second": 1 / seconds, "in_percent": 100},
-        ),
-        Term(
-            "restarting",
-            {
-                "minutes_of_restart": back.likely,
-                "seconds_of_a_minute": SECONDS_OF_A_MINUTE,
-                "failures_per_second": 1 / seconds,
-                "in_percent": 100,
-            },
-        ),
+    failures = {"failures_per_second": 1 / between, "in_percent": 100}
+    writing = {"write_seconds": write, "checkpoints_per_second": 1 / every, "in_percent": 100}
+    again = {"half": 0.5, "seconds_between": every, **failures}
+    restart = ruled("restarting", {"seconds_of_a_minute": SECONDS_OF_A_MINUTE, **failures}, "minutes_of_restart", back)
+    terms = (
+        Term("writing", writing, "", "cluster", "daly2006"),
+        Term("work done again", again, "", "cluster", "daly2006"),
+        restart,
     )
-    sourced = (Term(each.name, each.factors, "", "cluster", "daly2006") for each in lost)
-    yield line("time lost to failures", GROUP, "percent", *sourced, why=f"first order; restart: {back.basis}")
+    return line("time lost to failures", GROUP, "percent", *terms, why=f"first order; restart: {back.basis}")

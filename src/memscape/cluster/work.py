@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
-from memscape.breakdown import Breakdown, Term
-from memscape.cluster.sizing import Line, Rule, Setting, line, rule
+from memscape.breakdown import Term
+from memscape.cluster.sizing import Line, Rule, Setting, follows, line, rule
 from memscape.performance import ServingTime, TrainingTime, performance
 from memscape.problem import Problem, one_of
 from memscape.workload import Inference, Training
@@ -61,18 +61,11 @@ def work_lines(of: Setting, run: Run) -> Iterator[Line]:
 def _serving(of: Setting, time: ServingTime) -> Iterator[Line]:
     """All sequences start together and write their tokens: prompts are read, then a step for each token."""
     assert isinstance(of.workload, Inference)
-    steps = max(0, of.workload.output_tokens - 1)
-    decode = time.decode
+    steps, prefill, decode = max(0, of.workload.output_tokens - 1), time.prefill, time.decode
+    shown = {"steps": steps, "seconds_per_step": decode.total}
     terms = [
-        Term(
-            "prompts", {"seconds_of_prefill": time.prefill.total}, source="williams2009", spread=_span(time.prefill, 1)
-        ),
-        Term(
-            "tokens",
-            {"steps": steps, "seconds_per_step": decode.total},
-            source="williams2009",
-            spread=_span(decode, steps),
-        ),
+        follows("prompts", prefill, {}, "williams2009", "seconds_of_prefill"),
+        Term("tokens", shown, source="williams2009", spread=(decode.low * steps, decode.high * steps)),
     ]
     request = line("time of a request", GROUP, "seconds", *terms, why="all sequences together, without a queue")
     yield request
@@ -86,10 +79,6 @@ def _serving(of: Setting, time: ServingTime) -> Iterator[Line]:
     yield line(
         "tokens per hour", GROUP, "tokens/h", tokens, why="busy all the time; a service with pauses writes fewer"
     )
-
-
-def _span(of: Breakdown, times: int) -> tuple[float, float]:
-    return of.low * times, of.high * times
 
 
 def _run(of: Setting, time: TrainingTime, run: Run, tokens: int) -> Iterator[Line]:

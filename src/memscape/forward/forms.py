@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from memscape.breakdown import Quantity, ceil_div
 from memscape.forward.recipes import recipe_of, stages
 from memscape.forward.tape import BYTES, Block
-from memscape.forward.trace import BACKWARD, EMBEDDING, FORWARD, HEAD, Case, Trace
+from memscape.forward.trace import BACKWARD, FORWARD, Case, Trace
 from memscape.model import LayerKind, Model
 from memscape.workload import Training
 
@@ -43,14 +43,14 @@ Monomial = tuple[Name, ...]
 
 @dataclass(frozen=True)
 class Forms:
-    """What a micro-batch holds in one case: the highest forms of each direction, what is kept, what ends keep of it."""
+    """What a micro-batch holds in one case: the highest forms of each direction, and what is kept."""
 
     monomials: tuple[Monomial, ...]
     rows: Mapping[str, Array]
     over: int
 
     def highest(self, direction: str, quantities: Mapping[str, Array]) -> Array:
-        """Return the highest of the forms of a direction (or "kept", "ends" of it) for each element of a grid."""
+        """Return the highest of the forms of a direction (or "kept") for each element of a grid."""
         found: Array = (self.rows[direction] @ self._basis(quantities)).max(axis=0)
         return found
 
@@ -79,12 +79,11 @@ def forms(model: Model, training: Training, case: Case) -> Forms:
     probed = _probed(_shallow(model), training, case)
     step = copy(probed.step)
     step.order = _order(step, model)
-    kept, ends = numpy.zeros((2, 1, probed.sizes.shape[1]))
-    for name, index, count, _ in step.kept_blocks():
+    kept = numpy.zeros((1, probed.sizes.shape[1]))
+    for _, index, count, _ in step.kept_blocks():
         kept += count * probed.sizes[index]
-        ends += count * probed.sizes[index] * (name in (EMBEDDING, HEAD))
     rows = {way: _largest(_heights(step, probed, way)) for way in (FORWARD, BACKWARD)}
-    return Forms(probed.monomials, rows | {"kept": kept, "ends": ends}, case.tokens_over)
+    return Forms(probed.monomials, rows | {"kept": kept}, case.tokens_over)
 
 
 @dataclass(frozen=True)

@@ -308,10 +308,11 @@ def _shared(block: Block, case: Case) -> Block:
             if over == 1
             else block._replace(sizes={"elements_per_device": ceil_div(product(block.sizes.values()), over)})
         )
-    if case.tokens_over == 1 or not {"hidden_size", "micro_batch", "sequence_tokens"} <= set(block.sizes):
+    tokens = next((name for name in ("sequence_tokens", "target_tokens") if name in block.sizes), "")
+    if case.tokens_over == 1 or not tokens or not {"hidden_size", "micro_batch"} <= set(block.sizes):
         return block
-    share = {"tokens_per_device": ceil_div(block.sizes["sequence_tokens"], case.tokens_over)}
-    sizes = {name: size for name, size in block.sizes.items() if name != "sequence_tokens"}
+    share = {"tokens_per_device": ceil_div(block.sizes[tokens], case.tokens_over)}
+    sizes = {name: size for name, size in block.sizes.items() if name != tokens}
     return block._replace(sizes=share | sizes)
 
 

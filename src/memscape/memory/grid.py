@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from memscape.breakdown import Breakdown, ceil_div
 from memscape.forward.forms import forms, setting
 from memscape.forward.trace import BACKWARD, FORWARD, Case
-from memscape.memory.buffers import layout_buffers
+from memscape.memory.buffers import passing_buffers, reduce_buffers
 from memscape.memory.offload import on_device
-from memscape.memory.step import Device, middle
+from memscape.memory.step import Device
 from memscape.memory.training_states import check
 from memscape.model import Model
-from memscape.parallelism import Layout, busy_stages, filling, shard_model
+from memscape.parallelism import Layout, busy_stages, check_context, filling, of_engine, shard_model
 from memscape.parallelism import check as check_layout
 from memscape.problem import Problem
 from memscape.workload import Inference, Training
@@ -31,6 +31,7 @@ DEGREES = ("tensor", "pipeline", "data", "context", "expert", "interleave")
 TRAINING = ("micro_batch", "sequence_tokens", "target_tokens", "global_batch")
 INFERENCE = ("sequences", "prompt_tokens", "output_tokens", "reserved_tokens")
 AT_ONCE = 1 << 16
+LARGEST_DEGREE = 1 << 20
 
 
 def has_degrees(layout: Layout) -> bool:
@@ -50,10 +51,11 @@ def grid_totals(model: Model, workload: Inference | Training, layout: Layout, se
     names = DEGREES + (TRAINING if isinstance(workload, Training) else INFERENCE)
     given = {name: getattr(layout if name in DEGREES else workload, name) for name in names}
     values = {name: numpy.asarray(value, dtype="float64") for name, value in given.items() if value is not None}
-    shape = numpy.broadcast_shapes(*(value.shape for value in values.values()))
+    shape = _shape(values)
     points = {
         name: numpy.broadcast_to(value, shape).ravel() if value.size > 1 else value for name, value in values.items()
     }
+    check_context(layout, workload)
     if isinstance(workload, Training):
         check(model, workload)
         evaluate: Callable[..., Array] = _training
@@ -69,9 +71,24 @@ def grid_totals(model: Model, workload: Inference | Training, layout: Layout, se
     return totals.reshape(shape)
 
 
+def _shape(values: Mapping[str, Array]) -> tuple[int, ...]:
+    """The shape of the grid; arrays that do not go together are named."""
+    import numpy
+
+    try:
+        return numpy.broadcast_shapes(*(value.shape for value in values.values()))
+    except ValueError:
+        shapes = ", ".join(f"{name} {value.shape}" for name, value in values.items() if value.size > 1)
+        raise Problem(f"the arrays do not go together: {shapes}; give them one shape, or axes of their own") from None
+
+
 def _apart(layout: Layout, points: Quantities) -> list[Array]:
     """The degrees by which points fall into groups: those that decide the shard, and what shares gradients."""
+    import numpy
+
     keys = [points[name] for name in ("tensor", "pipeline", "expert", "interleave")]
+    if "sequences" in points:  # a device that serves alone has no communication library
+        keys.append(numpy.minimum(points["data"] * points["context"], 2))
     return [*keys, points["data"], points["context"]] if layout.zero > 1 or (points["expert"] > 1).any() else keys
 
 
@@ -81,6 +98,8 @@ def _alike(count: int, keys: list[Array]) -> Iterator[Array]:
 
     code = numpy.zeros(count, dtype="int64")
     for key in keys:
+        if key.max() > LARGEST_DEGREE:
+            raise Problem(f"a degree is {key.max():,.0f}; use at most {LARGEST_DEGREE:,}")
         whole = key.astype("int64")
         known = numpy.zeros(int(whole.max()) + 1, dtype="int64")
         known[whole] = 1
@@ -127,7 +146,7 @@ def _inference(serve: Serve) -> Callable[..., Array]:
 
         over = {name: "data" if name == "sequences" else "context" for name in INFERENCE if name in here}
         share = {name: ceil_div(here[name], here[degree]) for name, degree in over.items()}
-        moments = serve(shard_model(model, one, stage), replace(inference, **share), model, one)
+        moments = serve(shard_model(model, of_engine(one, inference), stage), replace(inference, **share), model, one)
         totals: Array = numpy.maximum.reduce(numpy.broadcast_arrays(*(each.total for each in moments.values())))
         return totals
 
@@ -147,7 +166,8 @@ def _training(model: Model, training: Training, one: Layout, stage: int, here: Q
     device, work = Device(model, setting(training), alone, stage), _share(one, here)
     loaded, gradients, states, update = _held(device, copies)
     spread = replace(one, data=here["data"], context=here["context"]) if sharing else one
-    buffers = layout_buffers(device.model, _asked(device.asked, work), spread).total
+    loaded = loaded + reduce_buffers(device.model, device.asked, spread).total
+    buffers = passing_buffers(device.model, _asked(device.asked, work), spread).total
     passing: Array = numpy.zeros(work["batches"].size)
     for case, index in _cases(model, training, device, work):
         part = {name: each[index] for name, each in work.items()}
@@ -208,13 +228,13 @@ def _highest(device: Device, case: Case, work: Quantities) -> Array:
     if device.asked.implementation == "megatron":
         fused: Array = replace(device, asked=_asked(device.asked, work)).fused(BACKWARD, work["batches"]).total
         return fused
-    piece, settled = device.piece, device.asked
-    running = forms(piece, settled, case)
-    total: Array = numpy.maximum(running.highest(FORWARD, work), running.highest(BACKWARD, work))
-    for part, count in device.in_flight(work["batches"]):
-        others = count - 1
-        if hasattr(others, "shape") or others:
-            of = {"all": (piece, "kept"), "layers": (middle(piece, False), "kept"), "ends": (piece, "ends")}
-            waiting, what = of[part]
-            total = total + others * forms(waiting, settled, case).highest(what, work)
+    pieces = device.in_flight(work["batches"])
+    flight = [(forms(device.piece(place), device.asked, case), count) for place, count in pieces]
+    kept = [each.highest("kept", work) for each, _ in flight]
+    waiting = sum(count * size for (_, count), size in zip(flight, kept, strict=True))
+    running = [
+        numpy.maximum(each.highest(FORWARD, work), each.highest(BACKWARD, work)) - size
+        for (each, _), size in zip(flight, kept, strict=True)
+    ]
+    total: Array = waiting + numpy.maximum.reduce(running)
     return total

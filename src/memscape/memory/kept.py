@@ -22,9 +22,7 @@ SOURCE = "pytorch_autograd"
 ORDINALS = ("first", "second", "later", "last")
 
 
-def kept_tensors(
-    model: Model, training: Training, settings: Mapping[str, Any] | None = None, ends: bool = False
-) -> Breakdown:
+def kept_tensors(model: Model, training: Training, settings: Mapping[str, Any] | None = None) -> Breakdown:
     """Count what autograd keeps from forward to backward of one micro-batch of the whole model, loss included.
 
         Σ over kept tensors: layers · sizes of the tensor · bytes per element      [bytes]
@@ -32,7 +30,7 @@ def kept_tensors(
     Every term is a tensor: its shape, its type and why it is kept. Tensors that all layers share (rotary tables, masks)
     count once. Under autocast the copies of the weights that backward reads are terms too.
     Holds for: transformers 5.23 with PyTorch 2.13, train mode, no padding mask, labels for every token.
-    `settings` are fields of `Case` that a layout decides; `ends`: embedding and head alone.
+    `settings` are fields of `Case` that a layout decides.
     Not for:   what lives on beside it: the logits while the output lives, the labels the caller holds.
     Raises:    Problem for a family whose forward pass is not described, or a workload that the model cannot take.
     Source:    pytorch_autograd
@@ -40,7 +38,7 @@ def kept_tensors(
     check(model, training)
     result = Breakdown("bytes", notes=remarks(model, training))
     for case, where in cases(model, training):
-        result += limited(_kept(trace(model, training, case._replace(**settings or {})), ends), where)
+        result += limited(_kept(trace(model, training, case._replace(**settings or {}))), where)
     return result
 
 
@@ -51,13 +49,11 @@ def remarks(model: Model, training: Training) -> tuple[str, ...]:
     return model.notes
 
 
-def _kept(step: Trace, ends: bool = False) -> Breakdown:
+def _kept(step: Trace) -> Breakdown:
     """The tensors that are kept, once for all layers of a stage."""
     alone = len({" ".join(word for word in name.split() if word not in ORDINALS) for name, _ in step.order}) == 3
     terms = []
     for name, index, count, reason in step.kept_blocks():
-        if ends and name not in (EMBEDDING, HEAD):
-            continue
         block = step.tape.blocks[index]
         if index == step.spans[name].entry and name not in (EMBEDDING, HEAD):
             block = block._replace(part="layer", name="input")

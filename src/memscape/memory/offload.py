@@ -9,6 +9,7 @@ from memscape import tables
 from memscape.breakdown import Breakdown, Term, product
 from memscape.memory.modules import stored
 from memscape.memory.optimizers import BYTES
+from memscape.memory.training_states import training_states
 from memscape.model import Model
 from memscape.parallelism import Layout
 from memscape.workload import Training
@@ -36,7 +37,7 @@ def offloaded(model: Model, training: Training, layout: Layout, states: Breakdow
     Not for:   page caches, the data loader, copies while a checkpoint is written.
     Sources:   ren2021, rajbhandari2021, deepspeed_config
     """
-    terms = (*_kept(states, layout, where), *(_beside(model, training, layout, states) if where == "cpu" else ()))
+    terms = (*_kept(states, layout, where), *(_beside(model, training, layout) if where == "cpu" else ()))
     return Breakdown("bytes", terms)
 
 
@@ -46,18 +47,21 @@ def _kept(states: Breakdown, layout: Layout, where: str) -> Iterator[Term]:
             yield replace(term, source=SOURCES[where])
 
 
-def _beside(model: Model, training: Training, layout: Layout, states: Breakdown) -> Iterator[Term]:
+def _beside(model: Model, training: Training, layout: Layout) -> Iterator[Term]:
     """What RAM holds beside the states: gradients on their way to the update, buffers of the disks."""
     if layout.offload_optimizer != "none":
-        for term in states.only(phase="gradients"):
+        # an update needs the gradients of its own states
+        here = replace(layout, zero=3, offload_optimizer="none", offload_weights="none", sharding="fsdp")
+        own = training_states(model, training, here)
+        for term in own.only(phase="gradients"):
             numbers = {name: size for name, size in term.factors.items() if name != "bytes_per_element"}
             wide = numbers | {"bytes_per_element": BYTES["fp32"]}
             yield replace(term, name=f"{term.name}: gradient in fp32", factors=wide, source=SOURCES["cpu"])
             pinned = numbers | {"bytes_per_element": BYTES[training.weights]}
             yield replace(term, name=f"{term.name}: pinned gradient", factors=pinned, source=SOURCES["cpu"])
-    row = tables.by_key("sharding")["deepspeed buffers of nvme"]
     for phase, size in (("weights", BYTES[training.weights]), ("optimizer_states", BYTES["fp32"])):
         if _place(phase, layout) == "nvme":
+            row = tables.by_key("sharding")[f"deepspeed buffers of {phase}"]
             largest = max(product(tensor.shape) for tensor in stored(model))
             factors = {"buffers": int(row["elements"]), "largest_tensor": largest, "bytes_per_element": size}
             yield Term(f"buffers of {phase}", factors, "other", "buffers", row["source"])

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from memscape.breakdown import Breakdown, Quantity, Term, minimum
+from memscape.breakdown import Breakdown, Quantity
 from memscape.forward.trace import FORWARD, cases
-from memscape.memory.buffers import layout_buffers, uneven_routing
+from memscape.memory.buffers import passing_buffers, reduce_buffers, uneven_routing
 from memscape.memory.kept import alive_at, kept_tensors, limited
 from memscape.memory.megatron import megatron_activations, megatron_layer
 from memscape.memory.offload import on_device
 from memscape.memory.scratch import update_scratch
 from memscape.memory.training_states import check, trained_weights, training_states
 from memscape.model import Model
-from memscape.parallelism import Layout, busy_stages, in_flight, micro_batches, shard_model, shard_workload
+from memscape.parallelism import Layout, busy_stages, micro_batches, pieces_in_flight, shard_model, shard_workload
 from memscape.workload import Training
 
 MOMENTS = (
@@ -96,7 +95,8 @@ class Device:
             found["tokens_over"] = layout.tensor
         if layout.zero > 1:
             found |= {"gradients_over": layout.replicas, "experts_over": layout.expert_replicas}
-        if layout.interleave > 1:
+        if layout.interleave > 1 or (layout.zero > 1 and layout.offload_optimizer != "none"):
+            # gradients are there from the start, or leave the device as they come
             found["accumulates"] = True
         return found
 
@@ -112,7 +112,8 @@ class Device:
             "optimizer_peak": lambda: gradients + kept + self.update(),
             "after_optimizer": lambda: gradients + kept,
         }
-        earlier = self._earlier(gradients) + layout_buffers(self.model, self.training, self.layout)
+        loaded += reduce_buffers(self.model, self.training, self.layout)
+        earlier = self._earlier(gradients) + passing_buffers(self.model, self.training, self.layout)
         found = {}
         for moment in moments:
             held = loaded + (beside[moment]() if moment in beside else earlier + self._pass(moment))
@@ -149,15 +150,21 @@ class Device:
         direction, _, point = moment.partition("_")
         if self.training.implementation == "megatron":
             return self.fused(direction, self.batches)
-        running = alive_at(self.piece, self.training, direction, point == "peak", self.settings)
-        return running + uneven_routing(running, self.layout) + self._waiting(1, self.batches)
+        found = [self._running(place, direction, point == "peak") for place, _ in self.in_flight(self.batches)]
+        return max(found, key=lambda held: _largest(held.total))
+
+    def _running(self, place: int, direction: str, highest: bool) -> Breakdown:
+        """What is held while one piece runs: its own tensors, and what the other micro-batches keep."""
+        running = alive_at(self.piece(place), self.training, direction, highest, self.settings)
+        return running + uneven_routing(running, self.layout) + self._waiting(self.batches, place)
 
     def fused(self, direction: str, batches: Quantity) -> Breakdown:
         """What Megatron's kernels hold in a direction, of all micro-batches in flight."""
-        held = self._waiting(0, batches)
+        held = self._waiting(batches)
         if direction == FORWARD or self.training.recompute != "full":
             return held
-        return held + megatron_layer(self._uncut(None), self.training, self.layout)
+        layer = megatron_layer(self._uncut(None), self.training, self.layout)
+        return held + layer + uneven_routing(layer, self.layout)
 
     @property
     def batches(self) -> Quantity:
@@ -172,70 +179,43 @@ class Device:
 
     # micro-batches that wait for their backward
 
-    @cached_property
-    def piece(self) -> Model:
-        """The layers that run at once: a piece of an interleaved stage, else the stage."""
-        return self.model if self.layout.interleave == 1 else self._shard(self.layout, self._end)
+    def piece(self, place: int) -> Model:
+        """A piece of an interleaved stage, or the stage."""
+        return self.model if self.layout.interleave == 1 else self._shard(self.layout, place)
 
-    @property
-    def _end(self) -> int:
-        """The piece with the embedding or the head: the first piece, on the last stage the last."""
-        return self.layout.interleave - 1 if self.stage == self.layout.pipeline - 1 else 0
+    def in_flight(self, batches: Quantity) -> list[tuple[int, Quantity]]:
+        """The pieces of a stage, alike ones together, each with the micro-batches that it keeps at once."""
+        counts: dict[Model, tuple[int, Quantity]] = {}
+        for place, count in enumerate(pieces_in_flight(self.layout, self.stage, batches)):
+            first, known = counts.get(self.piece(place), (place, 0))
+            counts[self.piece(place)] = first, known + count
+        return list(counts.values())
 
-    def _waiting(self, running: int, batches: Quantity) -> Breakdown:
-        """What the micro-batches in flight keep, but for those that run."""
-        layout, found = self.layout, Breakdown("bytes")
-        for part, count in self.in_flight(batches):
-            others = count - running
+    def _waiting(self, batches: Quantity, running: int | None = None) -> Breakdown:
+        """What the micro-batches in flight keep, but for the one that runs through a piece."""
+        found = Breakdown("bytes")
+        for place, count in self.in_flight(batches):
+            others = count - (place == running)
             if not (hasattr(others, "shape") or others):
                 continue
-            kept = self._kept(part)
-            kept += uneven_routing(kept, layout)
-            factors = {} if layout.pipeline == 1 else {"micro_batches_in_flight": others}
+            kept = self._kept(place)
+            kept += uneven_routing(kept, self.layout)
+            factors = {} if self.layout.pipeline == 1 else {"micro_batches_in_flight": others}
             found += replace(kept, terms=tuple(replace(t, factors=factors | dict(t.factors)) for t in kept))
         return found
 
-    def in_flight(self, batches: Quantity) -> Iterator[tuple[str, Quantity]]:
-        """The parts of a stage, each with the micro-batches that it keeps at once."""
-        layout = self.layout
-        flight = in_flight(layout, self.stage, batches) if layout.pipeline > 1 else 1
-        if layout.interleave == 1:
-            yield "all", flight
-            return
-        yield "layers", flight
-        yield "ends", minimum(batches, 2 * layout.pipeline - 1) if self.stage == 0 else 1
-
-    def _kept(self, part: str) -> Breakdown:
-        """What one micro-batch keeps in a part: all of a stage, the layers of a piece, or embedding and head."""
-        if part == "all":
-            return self._kept_of(self._end if self.layout.interleave > 1 else None, ends=True)
-        if part == "layers":
-            return self._kept_of(self._end, ends=False)
-        piece = self._kept_of(self._end, ends=True)
+    def _kept(self, place: int) -> Breakdown:
+        """What one micro-batch keeps in a piece."""
         if self.training.implementation == "megatron":
-            return replace(piece, terms=tuple(term for term in piece if not _of_layers(term)))
-        return kept_tensors(self.piece, self.training, self.settings, ends=True)
-
-    def _kept_of(self, piece: int | None, ends: bool) -> Breakdown:
-        if self.training.implementation == "megatron":
-            return megatron_activations(middle(self._uncut(piece), ends), self.training, self.layout)
-        cut = self.model if piece is None else self._shard(self.layout, piece)
-        return kept_tensors(middle(cut, ends), self.training, self.settings)
+            piece = None if self.layout.interleave == 1 else place
+            return megatron_activations(self._uncut(piece), self.training, self.layout)
+        return kept_tensors(self.piece(place), self.training, self.settings)
 
     def _uncut(self, piece: int | None) -> Model:
         """The layers of a stage before tensor parallelism: Megatron's formula divides itself."""
         layout = replace(self.layout, tensor=1, expert=1, sequence_parallel=False)
         cut = self._shard(layout, piece)
         return replace(cut, vocab_size=self.model.vocab_size * self.layout.tensor)
-
-
-def _of_layers(term: Term) -> bool:
-    return any(name.endswith("layers") for name in term.factors)
-
-
-def middle(model: Model, ends: bool) -> Model:
-    """A part of a model, or its layers alone."""
-    return model if ends else replace(model, first_stage=False, last_stage=False, head="none")
 
 
 def busiest(model: Model, training: Training, layout: Layout) -> int:
@@ -248,5 +228,8 @@ def busiest(model: Model, training: Training, layout: Layout) -> int:
 
 def highest(moments: Course) -> float:
     """Return the highest total of some moments; of a grid, that of its highest element."""
-    totals = [alive.total for alive in moments.values()]
-    return max(float(total.max() if hasattr(total, "max") else total) for total in totals)
+    return max(_largest(alive.total) for alive in moments.values())
+
+
+def _largest(total: Quantity) -> float:
+    return float(total.max() if hasattr(total, "max") else total)

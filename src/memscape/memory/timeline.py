@@ -13,7 +13,7 @@ from memscape.memory.offload import offloaded
 from memscape.memory.request import request_moments
 from memscape.memory.step import Device, busiest, highest, highest_moments, training_timeline
 from memscape.model import Model
-from memscape.parallelism import Layout, busy_stages, check, shard_model, shard_workload
+from memscape.parallelism import Layout, busy_stages, check, of_engine, shard_model, shard_workload
 from memscape.problem import Problem
 from memscape.units import amount
 from memscape.workload import Inference, Training
@@ -26,7 +26,7 @@ def timeline(
 
     For training see `training_timeline`, for serving `request_moments`.
     """
-    layout = layout or Layout()
+    layout = one_layout(layout)
     check(model, layout, workload)
     if isinstance(workload, Training):
         return training_timeline(model, workload, layout, busiest(model, workload, layout))
@@ -48,7 +48,8 @@ def stage_moments(
         return request_moments(model, workload, model, layout, accelerator)
     share = shard_workload(workload, layout)
     assert isinstance(share, Inference)
-    return request_moments(shard_model(model, layout, stage), share, model, layout, accelerator)
+    shard = shard_model(model, of_engine(layout, workload), stage)
+    return request_moments(shard, share, model, layout, accelerator)
 
 
 def memory(
@@ -66,6 +67,8 @@ def memory(
     an engine's defaults are those for that card.
     """
     layout, card = layout or Layout(), as_accelerator(accelerator)
+    if not isinstance(layout, Layout):
+        raise Problem(f"layout is {str(layout)[:40]}; give a Layout, as in Layout(tensor=2)")
     if has_degrees(layout):
         totals = grid_totals(model, workload, layout, partial(request_moments, accelerator=card))
         total = Term("everything at its highest moment", {"bytes": totals})
@@ -81,7 +84,8 @@ def memory(
     (stage, step, moment), peak = max(moments.items(), key=lambda item: float(item[1].total))
     of_step = f" of step {step}" if isinstance(workload, Training) else ""
     of_stage = f" on stage {stage + 1} of {layout.pipeline}" if layout.pipeline > 1 else ""
-    notes = (f"the highest moment is {moment}{of_step}{of_stage}", *_left(peak, card), *peak.notes)
+    whole = ("ZeRO shares nothing while a model serves",) if isinstance(workload, Inference) and layout.zero else ()
+    notes = (f"the highest moment is {moment}{of_step}{of_stage}", *_left(peak, card), *whole, *peak.notes)
     return replace(peak, notes=notes)
 
 
@@ -89,10 +93,18 @@ def each_stage(
     model: Model, workload: Inference | Training, layout: Layout, accelerator: Accelerator | str | None = None
 ) -> tuple[Breakdown, ...]:
     """Return what one device of each pipeline stage holds at its own highest moment, the first stage first."""
-    check(model, layout, workload)
+    check(model, one_layout(layout), workload)
     card = as_accelerator(accelerator)
     moments = (stage_moments(model, workload, layout, stage, card) for stage in range(layout.pipeline))
     return tuple(max(each.values(), key=lambda alive: float(alive.total)) for each in moments)
+
+
+def one_layout(layout: Layout | None) -> Layout:
+    """Return a layout, or the single device; a grid of layouts is refused."""
+    layout = layout or Layout()
+    if not isinstance(layout, Layout) or has_degrees(layout):
+        raise Problem("a grid of layouts is answered by memory() alone; ask layout by layout here, with a Layout")
+    return layout
 
 
 def _left(peak: Breakdown, accelerator: Accelerator | None) -> tuple[str, ...]:
@@ -112,7 +124,7 @@ def host_memory(
     For training see `offloaded`; of the engines that serve, llama.cpp leaves layers to the host. Times the devices of a
     host it is what the host must have for them. The stage is the one with most of it.
     """
-    layout = layout or Layout()
+    layout = one_layout(layout)
     if where not in ("cpu", "nvme"):
         raise Problem(f'where is {str(where)[:20]!r}; use "cpu" for RAM or "nvme" for disks')
     check(model, layout, workload)
@@ -139,4 +151,5 @@ def highest_of_each(moments: tuple[Breakdown, ...]) -> Breakdown:
 
 def _where(term: Term, share: Quantity) -> Term:
     spread = None if term.spread is None else (term.low * share, term.high * share)
-    return replace(term, factors={**term.factors, "at_its_highest": share}, spread=spread)
+    here = term.factors.get("at_its_highest", 1) * share
+    return replace(term, factors={**term.factors, "at_its_highest": here}, spread=spread)
