@@ -355,6 +355,7 @@ H100_NAME = "H100 SXM 80GB"
         ({"accelerator": "MI325X", "budget": 100}, "no offer for 1 × MI325X has a price, so a budget cannot be kept"),
         ({"accelerator": H100_NAME, "provider": "Amazon"}, 'unknown provider "Amazon"'),
         ({"accelerator": H100_NAME, "tokens": 10**9}, "tokens is what a training run takes, and this is serving"),
+        ({"accelerator": H100_NAME, "usd_per_hour": 3}, "usd_per_hour is the price of a cloud instance; name one"),
         ({"accelerator": H100_NAME, "reserve": 95}, "reserve is 95; use a whole number of percent from 0 to 90"),
         ({"accelerator": H100_NAME, "grid": "Atlantis"}, 'unknown grid intensity "Atlantis"'),
         ({"accelerator": H100_NAME, "pue": 0.9}, "pue is 0.9; use a number from 1"),

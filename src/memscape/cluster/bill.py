@@ -124,7 +124,7 @@ def cluster(
     `layout`       None: the smallest that fits (`smallest_fits`)
     `reserve`      percent of each device that stays free; None: 10, or 0 for an engine that fills the device itself
     `tokens`       of a training run; `utilisation` (causal MFU) and `goodput` in percent where they are known better
-    `budget`       USD per hour; `usd_per_hour` is an own price of a node, `provider` that of the cloud
+    `budget`       USD per hour; `usd_per_hour` is an own price of the instance, `provider` that of the cloud
     `pue`, `usd_per_kwh`, `grid`   of the site, where they are known better than the rules
     Raises: Problem where nothing fits, with the nearest and by how much it misses; where the server has another device;
     where a chosen instance has no price; where the budget does not suffice.

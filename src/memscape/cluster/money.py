@@ -32,7 +32,7 @@ class Offer:
 
 @dataclass(frozen=True)
 class Prices:
-    """What is known better than the rules: USD per hour of a node, per kWh, PUE, the grid, a budget per hour."""
+    """What is known better than the rules: USD per hour of an instance, per kWh, PUE, the grid, a budget per hour."""
 
     usd_per_hour: float | None = None
     usd_per_kwh: float | None = None
@@ -62,6 +62,8 @@ def offers(of: Setting, prices: Prices, today: date) -> tuple[Offer, ...]:
     An instance must hold a whole tensor-parallel group: these devices speak in every layer.
     """
     asked = of.server.instance
+    if prices.usd_per_hour is not None and asked is None:
+        raise Problem("usd_per_hour is the price of a cloud instance; name one as node, as in p5.48xlarge")
     there = (asked,) if asked else instances_with(of.accelerator)
     least = min(of.layout.tensor, of.accelerator.devices_per_node)
     found = [

@@ -27,13 +27,11 @@ def network_lines(of: Setting) -> Iterator[Line]:
 
 def _rate(of: Setting, inside: dict[str, int]) -> Line:
     speed = rule("NIC of a device", of.accelerator.architecture)
-    node, instance = of.server.node, of.server.instance
     term = ruled("fabric", inside, "gigabits_per_nic", speed)
     why = speed.basis
-    published = (node and node.fabric_gbps) or (instance and instance.fabric_gbps)
-    if published:
+    if of.fabric_gbps:
         why = f"as {of.server.name} has it; the rule would be {term.amount:,.0f} Gb/s ({speed.basis})"
-        term = Term("fabric", {"gigabits_per_node": published}, "", "cluster", source_of(of))
+        term = Term("fabric", {"gigabits_per_node": of.fabric_gbps}, "", "cluster", source_of(of))
     return line("fabric rate of a node", GROUP, "Gb/s", term, why=why)
 
 

@@ -72,6 +72,12 @@ class Setting:
         """The devices of all nodes, used or not."""
         return self.nodes * self.server.devices
 
+    @property
+    def fabric_gbps(self) -> float | None:
+        """The rate that joins a node with others, where a chosen server's is known."""
+        known = self.server.node or self.server.instance
+        return (known.fabric_gbps or None) if known else None
+
 
 def rule(name: str, kind: str = "") -> Rule:
     """Return the first rule of a name that applies to a workload, an architecture or a choice."""

@@ -49,7 +49,8 @@ def work_lines(of: Setting, run: Run) -> Iterator[Line]:
 
     Raises: Problem where a rate of the accelerator is not known.
     """
-    time = performance(of.model, of.workload, of.accelerator, of.layout)
+    network = of.fabric_gbps / 8 / of.server.devices if of.fabric_gbps else None  # GB/s for each device
+    time = performance(of.model, of.workload, of.accelerator, of.layout, network)
     if isinstance(time, ServingTime):
         yield from _serving(of, time)
         return
