@@ -247,3 +247,19 @@ def test_query_is_not_written_into_the_page(server):
 def test_unknown_page_leads_home(server):
     status, shown = _get(server, "/voila/render/nothing.ipynb")
     assert status == 404 and "overview" in shown and "https://" not in shown
+
+
+def test_parallelism_page_shows_the_busiest_device_of_the_link(visit):
+    """A link restores the layout; a model that cannot be split so moves the sliders to what is possible."""
+    query = "model=llama-3.1-70b&work=training&tensor=8&pipeline=4&data=4&zero=1&batch=32&sequence_tokens=2048"
+    seen = visit().open("05_parallelism", query)
+    asked = ms.Training(sequence_tokens=2048, global_batch=128, precision="bf16-mixed", implementation="megatron")
+    layout = ms.Layout(tensor=8, pipeline=4, data=4, zero=1, sequence_parallel=True)
+    held = ms.memory(ms.model("llama-3.1-70b"), asked, layout)
+    assert "128 devices" in seen.answer and ms.units.amount(held.total) in seen.answer
+    field = seen.tab.get_by_label("Model", exact=True)
+    field.fill("GPT-2 XL 1.6B" if seen.tab.locator("option[value='GPT-2 XL 1.6B']").count() else "GPT-2")
+    field.press("Enter")
+    seen.until("(before) => document.querySelector('.answer').innerText !== before", seen.answer)
+    assert seen.tab.locator("[role=alert]:visible").count() == 0
+    assert seen.complaints == []

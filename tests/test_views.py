@@ -18,7 +18,19 @@ from memscape import tables, workload
 from memscape.catalog import common_precisions, weight_precisions
 from memscape.memory.rules_of_thumb import by_layer
 from memscape.memory.step import MOMENTS
-from memscape.views import activation_pages, controls, courses, figures, pages, scenario, text, training_pages
+from memscape.memory.timeline import each_stage
+from memscape.views import (
+    activation_pages,
+    controls,
+    courses,
+    devices,
+    figures,
+    layout_pages,
+    pages,
+    scenario,
+    text,
+    training_pages,
+)
 from memscape.views.charts import Chart
 from memscape.workload import ENGINES
 
@@ -493,3 +505,41 @@ for name in ("llama-3.1-8b", "gpt2", "bert-base-uncased", "t5-base", "mixtral-8x
     training_pages._show_trained(training_pages._trained(ms.model(name), 2, 512, *given))
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_layout_sliders_offer_what_the_model_can_be_split_by():
+    """Issue: sliders that only offer legal values; they follow the model, and the nearest legal value is taken."""
+    models = scenario.ModelChoice("llama-3.1-70b")
+    legal = layout_pages._Legal(models.control)
+    fields = [
+        models.control,
+        *(legal.slider(name, name, rule, value) for name, rule, value in (
+            ("tensor", layout_pages._tensor, 16),
+            ("pipeline", layout_pages._pipeline, 4),
+            ("interleave", layout_pages._pieces, 1),
+            ("expert", layout_pages._experts, 1),
+        )),
+        controls.slider("data", "data", layout_pages.COPIES, 4),
+        controls.slider("context", "context", layout_pages.CONTEXTS, 1),
+    ]  # fmt: skip
+    legal.follow(fields)
+    tensor, pipeline, pieces, experts = (field.widget for field in fields[1:5])
+    assert [value for _, value in tensor.options] == [1, 2, 4, 8, 16, 32] and tensor.value == 16
+    assert [value for _, value in pieces.options] == [1, 2, 4, 5, 10, 20] and experts.disabled
+    models.control.widget.value = ms.tables.by_key("models", "id")["mixtral-8x7b"]["title"]
+    assert [value for _, value in experts.options] == [1, 2, 4] and not experts.disabled
+    models.control.widget.value = ms.tables.by_key("models", "id")["t5-base"]["title"]
+    assert {value for _, value in pipeline.options} == {1} and tensor.value == 12
+    assert "moved from 16 to 12" in legal.moved
+
+
+def test_tiles_say_what_each_device_holds():
+    """Issue: every device a tile, filled by what it holds; one that does not fit is framed in alert."""
+    model, layout = ms.model("llama-3.1-70b"), ms.Layout(tensor=8, pipeline=4)
+    asked = ms.Training(precision="bf16-mixed", implementation="megatron")
+    stages = each_stage(model, asked, layout)
+    drawn = devices.tiles(stages, 8, ms.accelerator("L4").usable_bytes, "8 devices")["data"]
+    assert all(len(bar["x"]) == 32 for bar in drawn)
+    assert set(drawn[-1]["marker"]["line"]["color"]) == {"var(--alert)"}
+    assert ms.units.amount(stages[0].total) in drawn[0]["hovertext"][0]
+    assert devices.heat(stages)["data"][0]["z"][0][0] == pytest.approx(stages[0].by("phase")["weights"] / 1e9)

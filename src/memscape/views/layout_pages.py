@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from html import escape
 from typing import Any
 
@@ -82,12 +83,13 @@ def parallelism() -> Any:
         scenario.accelerator(),
     )
     legal.follow(fields)
-    return controls.page(fields, _spread, _show, _outputs(), models.upload)
+    return controls.page(fields, _spread, partial(_show, legal), _outputs(), models.upload)
 
 
 def _outputs() -> dict[str, Any]:
     return {
         "answer": controls.html("answer"),
+        "moved": controls.html("said"),
         "tiles_words": controls.html("caption"),
         "tiles": Chart(height=430),
         "heat_words": controls.html("caption"),
@@ -133,6 +135,7 @@ class _Legal:
 
     def __init__(self, model: Control) -> None:
         self.model = model
+        self.moved = ""
         self.rules: dict[str, Legal] = {}
         self.fields: dict[str, Control] = {}
 
@@ -146,9 +149,15 @@ class _Legal:
     def follow(self, fields: Sequence[Control]) -> None:
         """Adapt the sliders now, and whenever a control changes that they depend on."""
         self.fields |= {field.name: field for field in fields}
-        for name in ("model", "pipeline", "data", "context"):
-            self.fields[name].widget.observe(self.adapt, names="value")
+        for name, field in self.fields.items():
+            follows = self.adapt if name in ("model", "pipeline", "data", "context") else self._rest
+            field.widget.observe(follows, names="value")
         self.adapt()
+        self.moved = ""
+
+    def _rest(self, _change: Any) -> None:
+        """Forget what was moved: another control has been used since."""
+        self.moved = ""
 
     def adapt(self, _change: Any = None) -> None:
         """Offer what is legal."""
@@ -156,10 +165,17 @@ class _Legal:
             model = self.model.value
         except Problem:
             return
+        moved = []
         for name, legal in self.rules.items():
+            bar = self.fields[name].widget
+            before = bar.value
             degrees = ("pipeline", "data", "context")
             chosen = {each: int(self.fields[each].widget.value) for each in degrees}
-            _offer(self.fields[name].widget, list(legal(model, chosen)))
+            _offer(bar, list(legal(model, chosen)))
+            if bar.value != before:
+                what = str(bar.description).partition(":")[0]
+                moved.append(f"{what} moved from {before:,} to {bar.value:,}")
+        self.moved = f"{'; '.join(moved)}: {model.label} is not split otherwise" if moved else ""
 
     def _nearest(self, name: str, words: str) -> int | None:
         self.adapt()
@@ -257,7 +273,7 @@ def _time(model: Model, asked: Inference | Training, device: Accelerator, layout
 # what is shown
 
 
-def _show(seen: Spread) -> dict[str, Any]:
+def _show(legal: _Legal, seen: Spread) -> dict[str, Any]:
     layout, capacity = seen.layout, seen.device.usable_bytes
     busiest = max(seen.stages, key=lambda stage: float(stage.total))
     columns, copies = _columns(layout)
@@ -275,6 +291,7 @@ def _show(seen: Spread) -> dict[str, Any]:
         "sent_words": f"<h2>What goes over the wire</h2><p>{_when(seen)}</p>",
         "sent": (devices.sent(seen.sent), _sent_words(seen.sent)),
         "traffic": f"<h2>The same in numbers</h2>{text.table(seen.sent, 'group')}" if seen.sent.terms else "",
+        "moved": f"<p role='status'>{escape(legal.moved)}.</p>" if legal.moved else "",
         "notes": text.notes(_remarks(seen, busiest)),
     }
 
