@@ -21,6 +21,7 @@ RESERVE_PERCENT = 10
 # engines that fill a device by themselves and keep their own reserve
 FILLING_ENGINES = ("vllm",)
 MOST_DEVICES = 1 << 14
+STATES = ("weights", "gradients", "optimizer_states")
 
 
 def fewest_devices(needed: Breakdown, accelerator: Accelerator, reserve_percent: int = RESERVE_PERCENT) -> Quantity:
@@ -106,7 +107,7 @@ def fit_on(
     for layout in _layouts(model, workload, devices, place.devices):
         # every copy of the model holds its weights and gradients, unless ZeRO 3 shares these too
         copy = per_copy if layout.zero < 3 else 0
-        if copy * layout.data + whole - copy > place.room * devices:
+        if copy * layout.data + whole - copy > place.room * devices or _hopeless(layout, workload, place, tried or []):
             continue
         try:
             fit = Fit(layout, memory(model, workload, layout, place.accelerator))
@@ -117,6 +118,15 @@ def fit_on(
         if fit.held.total <= place.room:
             return fit
     return None
+
+
+def _hopeless(layout: Layout, workload: Inference | Training, place: Place, tried: list[Fit]) -> bool:
+    """Whether the same split over fewer copies had no room for activations: more copies leave these as they are."""
+    if isinstance(workload, Inference) or (workload.global_batch is not None and layout.pipeline > 1):
+        return False
+    split = layout.tensor, layout.pipeline, layout.zero == 3
+    alike = (fit.held for fit in tried if (fit.layout.tensor, fit.layout.pipeline, fit.layout.zero == 3) == split)
+    return any(held.total - sum(held.only(phase=each).total for each in STATES) > place.room for held in alike)
 
 
 def _whole(model: Model, workload: Inference | Training) -> tuple[int, int]:
