@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+
 import pytest
 
 import memscape as ms
@@ -81,3 +83,11 @@ def test_cell_that_is_no_number_is_named_with_its_place():
     row = dict(tables.rows("accelerators")[0])
     with pytest.raises(ms.Problem, match="accelerators.csv, line 2: column 'vendor' holds 'NVIDIA', expected a number"):
         tables.number("accelerators", row, "vendor")
+
+
+@pytest.mark.parametrize("path", sorted(ms.tables.folder().glob("*.csv")), ids=lambda path: path.name)
+def test_every_row_has_as_many_cells_as_the_header(path):
+    """STYLE 8: one fact per cell; a comma in a cell without quotes would shift the ones after it."""
+    with path.open(encoding="utf-8", newline="") as file:
+        head, *rows = csv.reader(file)
+    assert [number for number, row in enumerate(rows, 2) if len(row) != len(head)] == []
