@@ -15,6 +15,7 @@ from memscape.memory.weights import weights
 from memscape.model import Model
 from memscape.parallelism import Layout
 from memscape.performance import performance
+from memscape.planner import advise, plan, sensitivity, solve, sweep, what_fits
 from memscape.problem import Problem
 from memscape.readers import read_model
 from memscape.workload import Inference, Training
@@ -35,6 +36,7 @@ __all__ = [
     "accelerators",
     "activations",
     "active_parameters",
+    "advise",
     "cluster",
     "dpo",
     "fewest_devices",
@@ -51,10 +53,15 @@ __all__ = [
     "nodes",
     "parameters",
     "performance",
+    "plan",
     "ppo",
     "precisions",
     "read_model",
+    "sensitivity",
+    "solve",
+    "sweep",
     "timeline",
     "training_states",
     "weights",
+    "what_fits",
 ]

@@ -1,6 +1,7 @@
-"""Search: what fits, the largest input, grids, the plan."""
+"""Search: the plan, what fits, the largest input, grids, advice."""
 
 from memscape.planner.fits import layout_of, solve, what_fits
+from memscape.planner.plans import advise, plan
 from memscape.planner.sweeps import sensitivity, sweep
 
-__all__ = ["layout_of", "sensitivity", "solve", "sweep", "what_fits"]
+__all__ = ["advise", "layout_of", "plan", "sensitivity", "solve", "sweep", "what_fits"]

@@ -1,0 +1,182 @@
+"""The plan: every accelerator tried, the clusters that hold a workload ranked, the others with their reason."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from memscape import tables
+from memscape.cluster import Cluster, cluster
+from memscape.memory.timeline import memory
+from memscape.model import Model
+from memscape.performance import ServingTime, performance
+from memscape.problem import Problem, chosen
+from memscape.workload import Inference, Training
+
+if TYPE_CHECKING:
+    import pandas
+
+RANKS = {"cost": "usd_per_hour", "latency": "latency_s", "devices": "devices"}
+COLUMNS = (
+    *("accelerator", "fits", "devices", "tensor", "pipeline", "data", "held_bytes", "spare_bytes", "latency_s"),
+    *("instance", "instances", "usd_per_hour", "price_of", "why"),
+)
+
+
+def plan(
+    model: Model,
+    workload: Inference | Training,
+    *,
+    accelerators: Collection[str] | None = None,
+    provider: str | None = None,
+    budget: float | None = None,
+    latency_s: float | None = None,
+    devices: int | None = None,
+    rank: str = "cost",
+    reserve: int | None = None,
+) -> pandas.DataFrame:
+    """Return a cluster for every accelerator, the best first; those that do not do have a reason in `why`.
+
+    `latency_s` is the time of one output token, or of one update in training. `budget` (USD per hour), `latency_s` and
+    `devices` are the most that is accepted; `provider` is a cloud. `rank` is "cost", "latency" or "devices"; what is
+    not known comes after what is. Prices carry their day in `price_of`.
+    Raises: Problem for a rank or an accelerator that is not known, or limits that cannot be.
+    """
+    import pandas
+
+    by = RANKS[chosen("rank", rank, RANKS)]
+    for name, value in (("budget", budget), ("latency_s", latency_s), ("devices", devices)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
+            raise Problem(f"{name} is {str(value)[:20]}; use a number above 0, or leave it out")
+    known = tables.by_key("accelerators")
+    names = [chosen("accelerator", name, known) for name in accelerators or known]
+    limits = _Limits(budget, latency_s, devices)
+    rows = [_candidate(model, workload, name, provider, reserve, limits) for name in names]
+    frame = pandas.DataFrame(rows, columns=list(COLUMNS))
+    return frame.sort_values(["fits", by], ascending=[False, True], na_position="last", ignore_index=True)
+
+
+class _Limits:
+    """The most that is accepted of money, time and devices."""
+
+    def __init__(self, budget: float | None, latency_s: float | None, devices: int | None) -> None:
+        self.budget, self.latency_s, self.devices = budget, latency_s, devices
+
+    def broken(self, row: dict[str, Any]) -> str:
+        """Say which limit a candidate breaks, and by how much; nothing if none."""
+        found = []
+        if self.devices and row["devices"] > self.devices:
+            found.append(f"needs {row['devices']:,} devices, {row['devices'] - self.devices:,} more than asked")
+        time, price = row["latency_s"], row["usd_per_hour"]
+        if self.latency_s and time is None:
+            found.append("its speed is not known")
+        elif self.latency_s and time > self.latency_s:
+            found.append(f"takes {time:.3g} s, {time / self.latency_s:.2g} times as long as asked")
+        if self.budget and price is None:
+            found.append("has no price in the catalogue")
+        elif self.budget and price > self.budget:
+            found.append(f"costs {price:,.2f} USD an hour, {price - self.budget:,.2f} too much")
+        return "; ".join(found)
+
+
+def _candidate(
+    model: Model,
+    workload: Inference | Training,
+    name: str,
+    provider: str | None,
+    reserve: int | None,
+    limits: _Limits,
+) -> dict[str, Any]:
+    try:
+        found = cluster(model, workload, accelerator=name, reserve=reserve, provider=provider)
+    except Problem as problem:
+        return {"accelerator": name, "fits": False, "why": str(problem)}
+    row = _row(found, workload)
+    why = limits.broken(row)
+    return row | {"fits": not why, "why": why}
+
+
+def _row(found: Cluster, workload: Inference | Training) -> dict[str, Any]:
+    layout, offer = found.layout, found.offers[0] if found.offers else None
+    return {
+        "accelerator": found.accelerator.name,
+        "devices": found.devices,
+        "tensor": layout.tensor,
+        "pipeline": layout.pipeline,
+        "data": layout.data,
+        "held_bytes": found.held.total,
+        "spare_bytes": found.spare_bytes,
+        "latency_s": _latency(found, workload),
+        "instance": offer.instance.name if offer else "",
+        "instances": offer.count if offer else None,
+        "usd_per_hour": offer.usd_per_hour.total if offer else None,
+        "price_of": offer.dated if offer else "",
+    }
+
+
+def _latency(found: Cluster, workload: Inference | Training) -> float | None:
+    """The time of an output token, or of an update; None where the rates of the device are not known."""
+    try:
+        time = performance(found.model, workload, found.accelerator, found.layout)
+    except Problem:
+        return None
+    return float(time.time_per_output_token_s if isinstance(time, ServingTime) else time.step_s)
+
+
+def advise(found: Cluster) -> pandas.DataFrame:
+    """Return single changes that lower the memory of the busiest device, those that harm least first.
+
+    One row each: `change` in words, `harm` (0: none, 1: speed, 2: quality or length), `saves_bytes` on the busiest
+    device, `devices` that the smallest cluster then needs (0 where none fits). A change that saves nothing has no row.
+    """
+    import pandas
+
+    rows = []
+    for words, harm, asked in _changes(found.workload):
+        try:
+            saved = found.held.total - memory(found.model, asked, found.layout).total
+        except Problem:
+            continue
+        if saved > 0:
+            rows.append((words, harm, int(saved), _devices(found, asked)))
+    frame = pandas.DataFrame(rows, columns=["change", "harm", "saves_bytes", "devices"])
+    return frame.sort_values(["harm", "saves_bytes"], ascending=[True, False], ignore_index=True)
+
+
+def _devices(found: Cluster, asked: Inference | Training) -> int:
+    try:
+        return cluster(found.model, asked, accelerator=found.accelerator).devices
+    except Problem:
+        return 0
+
+
+def _changes(workload: Inference | Training) -> list[tuple[str, int, Inference | Training]]:
+    """What can be changed, one thing at a time: words, harm, the changed workload."""
+    if isinstance(workload, Training):
+        return _of_training(workload)
+    half = replace(workload, sequences=max(1, workload.sequences // 2))
+    changes: list[tuple[str, int, Inference | Training]] = [
+        ("a KV cache in 8 bit", 0, replace(workload, kv_cache="fp8")),
+        ("read prompts in passes of 2,048 tokens", 1, replace(workload, prefill_tokens=2048)),
+        ("half as many sequences at once", 1, half),
+        ("weights in FP8", 2, replace(workload, weights="fp8")),
+        ("weights in 4 bit (GPTQ, groups of 128)", 2, replace(workload, weights="gptq-4bit-g128")),
+        ("half as long prompts", 2, replace(workload, prompt_tokens=workload.prompt_tokens // 2)),
+    ]
+    return changes
+
+
+def _of_training(training: Training) -> list[tuple[str, int, Inference | Training]]:
+    changes: list[tuple[str, int, Inference | Training]] = [
+        ("an optimizer update in one fused kernel", 0, replace(training, update="fused")),
+        ("a fused attention kernel", 0, replace(training, attention="sdpa")),
+        ("gradient checkpointing of every layer", 1, replace(training, recompute="full")),
+        ("8-bit states of AdamW", 2, replace(training, optimizer="adamw-8bit", update="single")),
+        ("LoRA adapters in place of all parameters", 2, replace(training, method="lora", freeze=())),
+        ("QLoRA adapters on 4-bit weights", 2, replace(training, method="qlora", freeze=())),
+    ]
+    if training.micro_batch > 1:
+        smaller = replace(training, micro_batch=1, global_batch=training.global_batch or training.micro_batch)
+        changes.append(("micro-batches of one sequence", 1, smaller))
+    return changes
