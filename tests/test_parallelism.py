@@ -481,3 +481,14 @@ def _point(model, chance):
 
 def _columns(points, part):
     return {name: numpy.array([point[part][name] for point in points]) for name in points[0][part]}
+
+
+@pytest.mark.parametrize("kind", [ms.Training, ms.Inference])
+def test_many_points_are_answered_by_their_totals(kind):
+    """SCALE 4: totals, not terms; a hundred thousand points of one layout are what scalars are."""
+    model, count = ms.model("gpt2"), 100_000
+    batch, tokens = 1 + numpy.arange(count) % 7, 1 + numpy.arange(count) % 1000
+    grid = ms.memory(model, kind(batch, tokens)).total
+    for place in (0, 1234, count - 1):
+        one = ms.memory(model, kind(int(batch[place]), int(tokens[place]))).total
+        assert grid[place] == pytest.approx(one, abs=1)

@@ -39,6 +39,12 @@ def has_degrees(layout: Layout) -> bool:
     return any(hasattr(getattr(layout, name), "shape") for name in DEGREES)
 
 
+def is_large(workload: Inference | Training) -> bool:
+    """Whether a workload has so many points that their terms would not be looked at one by one."""
+    names = TRAINING if isinstance(workload, Training) else INFERENCE
+    return any(getattr(getattr(workload, name), "size", 1) > AT_ONCE for name in names)
+
+
 def grid_totals(model: Model, workload: Inference | Training, layout: Layout, serve: Serve) -> Array:
     """Return the bytes of the busiest device for every element of a grid; degrees and quantities are broadcast.
 

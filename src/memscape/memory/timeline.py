@@ -7,7 +7,7 @@ from functools import partial
 
 from memscape.breakdown import Breakdown, Quantity, Term
 from memscape.catalog import Accelerator, as_accelerator
-from memscape.memory.grid import grid_totals, has_degrees
+from memscape.memory.grid import grid_totals, has_degrees, is_large
 from memscape.memory.llama_cpp import host_memory_llama_cpp
 from memscape.memory.offload import offloaded
 from memscape.memory.request import request_moments
@@ -63,13 +63,13 @@ def memory(
     The phases of serving are weights, kv_cache, activations and runtime; those of training are weights, gradients,
     optimizer_states, activations and buffers, as the program allocates them, without a runtime. `total` takes the
     likely value of each measured term, `low` and `high` its spread. Array input is answered element by element; where a
-    degree of the layout is an array, by its total alone. With an accelerator, `notes` also says what it has left, and
-    an engine's defaults are those for that card.
+    degree of the layout is an array, or for more than 65,536 points, by its total alone. With an accelerator, `notes`
+    also says what it has left, and an engine's defaults are those for that card.
     """
     layout, card = layout or Layout(), as_accelerator(accelerator)
     if not isinstance(layout, Layout):
         raise Problem(f"layout is {str(layout)[:40]}; give a Layout, as in Layout(tensor=2)")
-    if has_degrees(layout):
+    if has_degrees(layout) or is_large(workload):
         totals = grid_totals(model, workload, layout, partial(request_moments, accelerator=card))
         total = Term("everything at its highest moment", {"bytes": totals})
         return Breakdown("bytes", (total,), ("each element on its busiest device, at its own highest moment",))
