@@ -99,7 +99,7 @@ class Cluster:
         return pandas.DataFrame(rows, columns=list(columns))
 
 
-def cluster(
+def bill_of(
     model: Model,
     workload: Inference | Training,
     accelerator: Accelerator | str | None = None,
@@ -118,17 +118,7 @@ def cluster(
     grid: str = "US average",
     today: date | None = None,
 ) -> Cluster:
-    """Work out the cluster for a workload: devices and their layout, servers, network, power, money, failures.
-
-    `node`         a server or cloud instance of the catalogue; None: a server by rule, as large as it needs to be
-    `layout`       None: the smallest that fits (`smallest_fits`)
-    `reserve`      percent of each device that stays free; None: 10, or 0 for an engine that fills the device itself
-    `tokens`       of a training run; `utilisation` (causal MFU) and `goodput` in percent where they are known better
-    `budget`       USD per hour; `usd_per_hour` is an own price of the instance, `provider` that of the cloud
-    `pue`, `usd_per_kwh`, `grid`   of the site, where they are known better than the rules
-    Raises: Problem where nothing fits, with the nearest and by how much it misses; where the server has another device;
-    where a chosen instance has no price; where the budget does not suffice.
-    """
+    """Work out the cluster for a workload; see `memscape.cluster`."""
     run = Run(tokens, utilisation, goodput)
     prices = Prices(usd_per_hour, usd_per_kwh, pue, grid, budget, provider)
     server, card = chosen_server(node), as_accelerator(accelerator)
