@@ -394,6 +394,19 @@ def test_a_stage_that_is_not_there_is_refused():
         shard_model(ms.model("llama-3.1-8b"), ms.Layout(pipeline=2), 5)
 
 
+def test_uneven_routing_is_a_term_of_training_alone():
+    """Issue: load imbalance as a named factor; a fifth more tokens keep a fifth more of what routed experts keep."""
+    model, asked = ms.model("mixtral-8x7b"), ms.Training(sequence_tokens=1024, recompute="none")
+    layout = ms.Layout(data=8, expert=8, expert_load_percent=120)
+    held = ms.timeline(model, asked, layout)[2, "forward_end"]
+    (term,) = [term for term in held if term.name == "uneven routing"]
+    routed = sum(each.amount for each in held.only(group="experts", phase="activations") if each is not term)
+    assert term.factors["percent_above_mean"] == 20
+    assert term.amount == pytest.approx(routed / 5, rel=1e-6)
+    with pytest.raises(ms.Problem, match="expert_load_percent is for training"):
+        ms.memory(model, ms.Inference(), layout)
+
+
 def test_learned_positions_are_checked_before_the_sequence_is_cut():
     with pytest.raises(ms.Problem, match="has learned 1,024 positions"):
         ms.memory(ms.model("gpt2"), ms.Training(sequence_tokens=2048), ms.Layout(context=2))

@@ -145,6 +145,8 @@ def check(model: Model, layout: Layout, workload: Inference | Training | None = 
         raise Problem(f"{model.label} reads in both directions, and context parallelism is for decoders; use context 1")
     if workload is not None:
         check_context(layout, workload)
+    if isinstance(workload, Inference) and layout.expert_load_percent != 100:
+        raise Problem("expert_load_percent is for training, where tokens are kept; leave it at 100 to serve a model")
     if isinstance(workload, Training):
         _check_training(layout, workload)
 

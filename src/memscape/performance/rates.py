@@ -15,17 +15,21 @@ GIGA, TERA, MICRO = 10**9, 10**12, 10**-6
 
 @dataclass(frozen=True)
 class Rate:
-    """So much per second, at best, and the share of it that is reached: lowest, likely, highest, in percent."""
+    """So much per second, at best, and the share of it that is reached: lowest, likely, highest, in percent.
+
+    `nics` are the network cards that work at once, each of which has the peak.
+    """
 
     peak: float
     share: tuple[float, float, float]
     unit: str
     source: str
+    nics: int = 1
 
     @property
     def likely(self) -> float:
         """What is reached per second."""
-        return self.peak * self.share[1] / 100
+        return self.peak * self.nics * self.share[1] / 100
 
 
 def share(name: str, accelerator: Accelerator | None = None, kind: str = "") -> tables.Row:
@@ -68,22 +72,6 @@ def memory(accelerator: Accelerator) -> Rate:
     return Rate(accelerator.bandwidth_gb_per_s * GIGA, spread(row), "bytes", row["source"])
 
 
-def link(accelerator: Accelerator, devices: Quantity, network_gb_per_s: float | None = None) -> Rate:
-    """Return how fast a device sends to its neighbours: inside a node by its links, beyond by its share of the network.
-
-    `devices` are those that stand together: a group of more than a node goes over the network.
-    """
-    if devices <= accelerator.devices_per_node:
-        if accelerator.link_gb_per_s:
-            row = share("device link", accelerator)
-            return Rate(accelerator.link_gb_per_s / 2 * GIGA, spread(row), "bytes", row["source"])
-        row = share("host link", accelerator, accelerator.pcie_generation)
-        return measured(row)
-    row = share("network of a device", accelerator)
-    reached = share("network link", accelerator)
-    return Rate((network_gb_per_s or float(row["likely"])) * GIGA, spread(reached), "bytes", reached["source"])
-
-
 def measured(row: tables.Row) -> Rate:
     """Return the rate of a row in GB/s."""
     return Rate(float(row["likely"]) * GIGA, _relative(row), "bytes", row["source"])
@@ -97,6 +85,7 @@ def _relative(row: tables.Row) -> tuple[float, float, float]:
 def seconds(name: str, amount: dict[str, Quantity], rate: Rate, group: str, phase: str, source: str) -> Term:
     """Return the time that an amount takes at a rate: amount · seconds at the peak · 100 / percent reached."""
     factors = amount | {f"seconds_per_{rate.unit[:-1]}": 1 / rate.peak, "over_share_reached": 100 / rate.share[1]}
+    factors |= {"over_nics": 1 / rate.nics} if rate.nics > 1 else {}
     term = Term(name, factors, group, phase, source)
     low, likely, high = rate.share
     # a higher share takes less time

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from memscape.breakdown import Breakdown, Quantity, Term
+from memscape.breakdown import Breakdown, Quantity, Term, product
 from memscape.memory.optimizers import BYTES
 from memscape.memory.step import Device
 from memscape.memory.tensors import Sizes
@@ -85,7 +85,8 @@ def _tensor(model: Model, layout: Layout, rest: Sizes) -> Iterator[Term]:
 
 def _context(model: Model, layout: Layout, rest: Sizes) -> Iterator[Term]:
     if layout.context > 1:
-        keys = {"keys_and_values": 2, "kv_heads": model.kv_heads, "head_dim": model.head_dim, "layers": model.layers}
+        width = model.head_dim + (model.value_dim or model.head_dim)
+        keys = {"kv_heads": model.kv_heads, "head_and_value_dim": width, "layers": model.layers}
         yield _term("keys and values", {"neighbours": layout.context - 1} | keys | rest, "context", "liu2023ring")
 
 
@@ -105,25 +106,25 @@ def _pipeline(model: Model, layout: Layout, rest: Sizes) -> Iterator[Term]:
 
 
 def _data(model: Model, training: Training, layout: Layout, batches: Quantity) -> Iterator[Term]:
-    n = layout.replicas
-    if n == 1:
-        return
-    numbers = sum(tensor.elements * _product(tensor.copies) for tensor in trained(model, training))
-    gradients = {"parameters": numbers, "bytes_per_element": gradient_bytes(training)}
-    often = {"micro_batches": batches} if layout.zero > 1 else {}
-    reduces = 2 if layout.zero == 0 else 1
-    yield _term("gradients", {"ring_share": reduces * (n - 1) / n} | gradients | often, "data", "rajbhandari2020")
-    if layout.zero:
-        held = weights(model, training.weights).total
-        often = {"passes": 2, "micro_batches": batches} if layout.zero == 3 else {}
-        yield _term("weights", {"ring_share": (n - 1) / n, "weight_bytes": held} | often, "data", "rajbhandari2020")
-
-
-def _product(sizes: Sizes) -> Quantity:
-    found: Quantity = 1
-    for size in sizes.values():
-        found = found * size
-    return found
+    """Gradients and weights over the devices that hold the same ones; experts have fewer of those than the rest."""
+    tensors, held = trained(model, training), weights(model, training.weights)
+    for name, routed, copies in (("", False, layout.replicas), (" of experts", True, layout.expert_replicas)):
+        numbers = sum(
+            tensor.elements * product(tensor.copies.values())
+            for tensor in tensors
+            if ("experts" in tensor.copies) == routed
+        )
+        if copies == 1 or not numbers:
+            continue
+        often = {"micro_batches": batches} if layout.zero > 1 else {}
+        once = {"ring_share": (1 if layout.zero else 2) * (copies - 1) / copies}
+        size = {"parameters": numbers, "bytes_per_element": gradient_bytes(training)}
+        yield _term(f"gradients{name}", once | size | often, "data", "rajbhandari2020")
+        if layout.zero:
+            bytes_held = sum(term.amount for term in held if ("experts" in term.factors) == routed)
+            often = {"passes": 2, "micro_batches": batches} if layout.zero == 3 else {}
+            share = {"ring_share": (copies - 1) / copies, "weight_bytes": bytes_held}
+            yield _term(f"weights{name}", share | often, "data", "rajbhandari2020")
 
 
 def _term(name: str, factors: Sizes, form: str, source: str) -> Term:

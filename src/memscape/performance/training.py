@@ -12,6 +12,7 @@ from memscape.memory.tensors import Sizes
 from memscape.model import Model
 from memscape.parallelism import Layout, busy_stages, check
 from memscape.performance import rates
+from memscape.performance.links import link
 from memscape.performance.rates import Rate, seconds
 from memscape.performance.traffic import training_traffic
 from memscape.performance.work import forward_flops, matrix_parameters
@@ -117,11 +118,7 @@ def _of_stage(
         *_elementwise(device, accelerator),
         *_exposed(one, accelerator, layout, network, ("tensor", "context", "expert", "pipeline")),
     )
-    waits = {
-        "stages_waited_for": (layout.pipeline - 1) / layout.interleave,
-        "seconds_per_micro_batch": sum(term.amount for term in running),
-    }
-    bubble = [Term("pipeline fills and drains", waits, "bubble", "time", "narayanan2021")][: layout.pipeline - 1]
+    bubble = _bubble(layout, Breakdown("seconds", running))[: layout.pipeline - 1]
     steady = (_repeated(term, batches) for term in running)
     reduced = _exposed(sent.only(group="data"), accelerator, layout, network, ("data",))
     tokens = training.sequence_tokens * training.micro_batch * batches * layout.data
@@ -134,6 +131,14 @@ def _of_stage(
         rates.matmul(accelerator, training).peak,
         layout.devices,
     )
+
+
+def _bubble(layout: Layout, running: Breakdown) -> list[Term]:
+    """The stages that a device waits for while the pipeline fills and drains."""
+    stages = (layout.pipeline - 1) / layout.interleave
+    waits = {"stages_waited_for": stages, "seconds_per_micro_batch": running.total}
+    span = stages * running.low, stages * running.high
+    return [Term("pipeline fills and drains", waits, "bubble", "time", "narayanan2021", span)]
 
 
 def _repeated(term: Term, batches: Quantity) -> Term:
@@ -170,29 +175,15 @@ def _exposed(
     sent: Breakdown, accelerator: Accelerator, layout: Layout, network: float | None, forms: tuple[str, ...]
 ) -> Iterator[Term]:
     """The time of what is sent that no arithmetic hides."""
-    spans = group_spans(layout)
     for form in forms:
         for term in sent.only(group=form):
-            rate = rates.link(accelerator, spans[form], network)
+            rate = link(form, layout, accelerator, network)
             row = rates.share(f"exposed {form} traffic")
             low, likely, high = rates.spread(row)
             shown = {"bytes_sent": term.amount, "exposed_share": likely / 100}
             found = seconds(term.name, shown, rate, f"{form} traffic", "time", row["source"])
             span = found.low * low / likely, found.high * high / likely
             yield replace(found, spread=span)
-
-
-def group_spans(layout: Layout) -> dict[str, Quantity]:
-    """Return how many neighbouring devices the group of each form spreads over: tensor first, pipeline last."""
-    copies = layout.tensor * layout.context
-    everyone = copies * layout.data
-    return {
-        "tensor": layout.tensor,
-        "context": copies,
-        "expert": max(layout.tensor, layout.expert) if layout.expert > copies else copies,
-        "data": everyone,
-        "pipeline": everyone * layout.pipeline,
-    }
 
 
 def _update(device: Device, accelerator: Accelerator) -> Iterator[Term]:
