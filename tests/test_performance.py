@@ -9,10 +9,11 @@ import pytest
 from published import rows
 
 import memscape as ms
+from memscape.parallelism import shard_model
 from memscape.performance import checkpoint_time, load_time
+from memscape.performance.links import groups, link, network, within_node
 from memscape.performance.serving import handover_s, speculative_speedup
 from memscape.performance.traffic import training_traffic
-from memscape.performance.training import group_spans
 from memscape.performance.work import distinct_experts, forward_flops, matrix_parameters
 
 H100 = "H100 SXM 80GB"
@@ -158,9 +159,46 @@ def test_what_each_form_puts_on_the_wire():
 
 
 def test_groups_fill_a_node_tensor_first():
-    """Llama 3 paper, 3.3.2: tensor innermost, where the links are fastest."""
-    spans = group_spans(ms.Layout(tensor=8, context=2, data=4, pipeline=16))
-    assert spans == {"tensor": 8, "context": 16, "expert": 16, "data": 64, "pipeline": 1024}
+    """Llama 3 paper, 3.3.2: tensor innermost, where the links are fastest, then context, pipeline behind them."""
+    found = groups(ms.Layout(tensor=8, context=2, data=4, pipeline=16))
+    spans = {form: found[form].span for form in ("tensor", "context", "data", "pipeline")}
+    assert spans == {"tensor": 8, "context": 16, "data": 64, "pipeline": 1024}
+
+
+def test_experts_beside_whole_nodes_of_tensor_go_over_the_network():
+    """Layout: experts take data-parallel devices first, which a tensor group of a whole node puts into other nodes."""
+    card = ms.accelerator(H100)
+    assert link("expert", ms.Layout(tensor=8, data=8, expert=8), card) == network(card)
+    assert link("expert", ms.Layout(data=8, expert=8), card) == within_node(card)
+
+
+@pytest.mark.parametrize("tensor, nics", [(1, 8), (2, 4), (4, 2), (8, 1)])
+def test_a_ring_has_the_nics_of_its_members_in_a_node(tensor, nics):
+    """NVIDIA/nccl issue 1576: 192 GB/s over 8 NICs of 25 GB/s on DGX A100; nccl-tests 267: an exchange has one."""
+    card, layout = ms.accelerator("A100 SXM 80GB"), ms.Layout(tensor=tensor, data=64, expert=64 // tensor)
+    found = link("data", layout, card)
+    assert found.nics == nics and found.peak == 25e9
+    if tensor == 1:
+        low, _, high = found.share
+        assert low / 100 * 200 <= 192 <= high / 100 * 200
+    assert link("expert", layout, card).likely == 0.8 * 25e9
+
+
+def test_a_ring_is_no_faster_than_the_links_of_a_node():
+    """nccl-tests: a ring passes each device of a node in turn, so that eight NICs do not help a node without NVLink."""
+    card = ms.accelerator("L40S")
+    assert link("data", ms.Layout(data=64), card) == within_node(card)
+
+
+def test_experts_are_reduced_over_the_devices_that_hold_the_same_ones():
+    """rajbhandari2020: gradients go round the copies of a weight; experts spread over 8 of 16 devices have two."""
+    model, asked = ms.model("mixtral-8x7b"), ms.Training(precision="bf16")
+    layout = ms.Layout(data=16, expert=8)
+    sent = training_traffic(shard_model(model, layout), asked, layout).only(group="data").by("name")
+    routed = 32 * 3 * 4096 * 14336
+    rest = ms.parameters(model).total - 8 * routed
+    assert sent["gradients of experts"] == 2 * 1 / 2 * routed * 2
+    assert sent["gradients"] == 2 * 15 / 16 * rest * 2
 
 
 @pytest.mark.parametrize("pieces", [1, 2, 4])

@@ -13,9 +13,9 @@ from memscape.memory.weights import weights
 from memscape.model import Model
 from memscape.parallelism import Layout, check, shard_model, shard_workload
 from memscape.performance import rates
+from memscape.performance.links import link, network
 from memscape.performance.rates import Rate, seconds
 from memscape.performance.traffic import forward_traffic
-from memscape.performance.training import group_spans
 from memscape.performance.work import distinct_experts, forward_flops
 from memscape.problem import Problem
 from memscape.workload import Inference
@@ -163,9 +163,8 @@ def _sent(
     sent: Breakdown, shard: Model, accelerator: Accelerator, layout: Layout, network: float | None
 ) -> Iterator[Term]:
     """Traffic between devices, which nothing hides in a single pass, and the latency of each collective."""
-    spans = group_spans(layout)
     for term in sent:
-        rate = rates.link(accelerator, spans[term.group], network)
+        rate = link(term.group, layout, accelerator, network)
         yield seconds(term.name, {"bytes_sent": term.amount}, rate, f"{term.group} traffic", "time", rate.source)
     if layout.tensor > 1:
         row = rates.share("latency of a collective")
@@ -197,6 +196,6 @@ def handover_s(
 
     Source: nccl_tests
     """
-    rate = rates.link(accelerator, accelerator.devices_per_node + 1, network_gb_per_s)
+    rate = network(accelerator, network_gb_per_s)
     cache = kv_cache(model, replace(inference, sequences=1, output_tokens=0)).total
     return seconds("cache of a prompt", {"cache_bytes": cache}, rate, "handover", "time", rate.source)

@@ -12,6 +12,7 @@ from memscape.memory.training_states import gradient_bytes, trained
 from memscape.memory.weights import weights
 from memscape.model import Model
 from memscape.parallelism import Layout, shard_model, shard_workload
+from memscape.performance.work import is_routed
 from memscape.workload import Inference, Training
 
 FORMS = ("tensor", "context", "expert", "pipeline", "data")
@@ -112,7 +113,7 @@ def _data(model: Model, training: Training, layout: Layout, batches: Quantity) -
         numbers = sum(
             tensor.elements * product(tensor.copies.values())
             for tensor in tensors
-            if ("experts" in tensor.copies) == routed
+            if is_routed(tensor.group, tensor.copies | tensor.sizes) == routed
         )
         if copies == 1 or not numbers:
             continue
@@ -121,7 +122,7 @@ def _data(model: Model, training: Training, layout: Layout, batches: Quantity) -
         size = {"parameters": numbers, "bytes_per_element": gradient_bytes(training)}
         yield _term(f"gradients{name}", once | size | often, "data", "rajbhandari2020")
         if layout.zero:
-            bytes_held = sum(term.amount for term in held if ("experts" in term.factors) == routed)
+            bytes_held = sum(term.amount for term in held if is_routed(term.group, term.factors) == routed)
             often = {"passes": 2, "micro_batches": batches} if layout.zero == 3 else {}
             share = {"ring_share": (copies - 1) / copies, "weight_bytes": bytes_held}
             yield _term(f"weights{name}", share | often, "data", "rajbhandari2020")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from memscape.breakdown import Breakdown, Quantity, Term, minimum, product
 from memscape.memory.tensors import Sizes, Tensor, tensors
 from memscape.model import Model
@@ -66,6 +68,11 @@ def _numbers(model: Model, tensor: Tensor) -> Quantity:
     copies = {name: size for name, size in tensor.copies.items() if name != "experts"}
     each = product([*copies.values(), *tensor.rows.values(), *tensor.columns.values()])
     return each * (model.experts_per_token if "experts" in tensor.copies else 1)
+
+
+def is_routed(group: str, factors: Mapping[str, Quantity]) -> bool:
+    """Return whether a tensor belongs to experts that tokens choose between: no shared expert, no router."""
+    return group == "experts" and "experts" in factors
 
 
 def distinct_experts(model: Model, tokens: Quantity) -> Quantity:
