@@ -16,11 +16,12 @@ from memscape.model import Model, scaled
 from memscape.views import controls, figures, scenario, text
 from memscape.views.activation_pages import activations
 from memscape.views.charts import Chart
+from memscape.views.cluster_pages import cluster
 from memscape.views.layout_pages import parallelism
 from memscape.views.training_pages import training
 from memscape.workload import Inference
 
-__all__ = ["activations", "index", "kv_cache", "parallelism", "parameters", "training"]
+__all__ = ["activations", "cluster", "index", "kv_cache", "parallelism", "parameters", "training"]
 
 PERCENT = (25, 50, 100, 200, 400)
 RESERVES = (0, 5, 10, 15, 20, 30)
