@@ -258,8 +258,8 @@ def test_parallelism_page_shows_the_busiest_device_of_the_link(visit):
     held = ms.memory(ms.model("llama-3.1-70b"), asked, layout)
     assert "128 devices" in seen.answer and ms.units.amount(held.total) in seen.answer
     field = seen.tab.get_by_label("Model", exact=True)
-    field.fill("GPT-2 XL")
+    field.fill("Qwen2.5 0.5B")
     field.press("Enter")
-    seen.until("() => document.querySelector('.answer').innerText.includes('GPT-2 XL')")
+    seen.until("() => document.querySelector('.answer').innerText.includes('Qwen2.5 0.5B')")
     assert seen.tab.locator("[role=alert]:visible").count() == 0
     assert seen.complaints == []
