@@ -14,6 +14,8 @@ from memscape.problem import Problem, chosen, one_of
 if TYPE_CHECKING:
     import pandas
 
+# a provider that prices alike in all its regions
+ANYWHERE = "any"
 STALE_AFTER_DAYS = 365
 ORIGIN = ("source", "confidence", "checked_on")
 
@@ -85,6 +87,12 @@ class Instance:
             f"{self.provider} lists no price on demand for {self.name}{spot}, as of {self.checked_on}; "
             f"give your own as usd_per_hour, or take another instance"
         )
+
+    def usd_in(self, region: str | None = None) -> float | None:
+        """Return the list price of an hour in a region (None: its own); None where it is not offered or not known."""
+        if region in (None, self.region) or self.region == ANYWHERE:
+            return self.usd_per_hour
+        return self.cheapest_usd_per_hour if region == self.cheapest_region else None
 
     def stale(self, today: date | None = None) -> bool:
         """Whether the price may be older than a year: then it must be looked up again."""

@@ -60,6 +60,7 @@ def cluster(
     goodput: float | None = None,
     budget: float | None = None,
     provider: str | None = None,
+    region: str | None = None,
     usd_per_hour: float | None = None,
     usd_per_kwh: float | None = None,
     pue: float | None = None,
@@ -72,7 +73,8 @@ def cluster(
     `layout`       None: the smallest that fits (`smallest_fits`)
     `reserve`      percent of each device that stays free; None: 10, or 0 for an engine that fills the device itself
     `tokens`       of a training run; `utilisation` (causal MFU) and `goodput` in percent where they are known better
-    `budget`       USD per hour; `usd_per_hour` is an own price of the instance, `provider` that of the cloud
+    `budget`       USD per hour; `usd_per_hour` is an own price of the instance, `provider` and `region` those of the
+                   cloud, as `instances.csv` names them
     `pue`, `usd_per_kwh`, `grid`   of the site, where they are known better than the rules
     Raises: Problem where nothing fits, with the nearest and by how much it misses; where the server has another device;
     where a chosen instance has no price; where the budget does not suffice.
@@ -91,6 +93,7 @@ def cluster(
         goodput=goodput,
         budget=budget,
         provider=provider,
+        region=region,
         usd_per_hour=usd_per_hour,
         usd_per_kwh=usd_per_kwh,
         pue=pue,

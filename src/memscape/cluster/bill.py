@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import TYPE_CHECKING
 
-from memscape.breakdown import Breakdown, Term, ceil_div
-from memscape.catalog import Accelerator, as_accelerator
+from memscape.breakdown import Breakdown, Term
+from memscape.catalog import Accelerator
 from memscape.cluster.host import host_lines, ram_lines, shortfalls
 from memscape.cluster.money import Offer, Prices, buy_lines, check_budget, energy_lines, offers, rent_lines
 from memscape.cluster.network import network_lines
-from memscape.cluster.placement import Place, room_of, smallest_fits
+from memscape.cluster.placement import Search
 from memscape.cluster.power import power_lines
 from memscape.cluster.reliability import reliability_lines
-from memscape.cluster.server import asked_accelerator, chosen_server, held_by, sold_server
+from memscape.cluster.server import placed
 from memscape.cluster.sizing import Line, Server, Setting, line
 from memscape.cluster.work import Run, work_lines
 from memscape.hardware import Instance, Node
@@ -112,6 +112,7 @@ def bill_of(
     goodput: float | None = None,
     budget: float | None = None,
     provider: str | None = None,
+    region: str | None = None,
     usd_per_hour: float | None = None,
     usd_per_kwh: float | None = None,
     pue: float | None = None,
@@ -120,23 +121,18 @@ def bill_of(
 ) -> Cluster:
     """Work out the cluster for a workload; see `memscape.cluster`."""
     run = Run(tokens, utilisation, goodput)
-    prices = Prices(usd_per_hour, usd_per_kwh, pue, grid, budget, provider)
-    server, card = chosen_server(node), as_accelerator(accelerator)
-    card = asked_accelerator(card, server)
-    if server is not None and server.instance is not None and usd_per_hour is None:
-        server.instance.price()
+    prices = Prices(usd_per_hour, usd_per_kwh, pue, grid, budget, provider, region)
     run.check(workload)
-    place = Place(card, server.devices if server else card.devices_per_node, room_of(card, workload, reserve))
-    fit = held_by(model, workload, place, layout) if layout else smallest_fits(model, workload, place)[0]
-    stands_in = server or sold_server(card, fit.layout.devices)
-    nodes = int(ceil_div(fit.layout.devices, stands_in.devices))
-    setting = Setting(model, workload, card, fit.layout, stands_in, nodes)
+    stand = placed(Search(model, workload), accelerator, node, layout, reserve)
+    setting, instance = stand.setting, stand.setting.server.instance
+    if instance is not None and usd_per_hour is None:
+        instance.price()
     found = offers(setting, prices, today or date.today())
     check_budget(setting, found, prices)
     lines, unknown = _bill(setting, run, prices, found)
     short = shortfalls(setting, lines)
-    bill = (card, fit.layout, stands_in, nodes, fit.held, place.room, tuple(lines.values()), found, unknown, short)
-    return Cluster(model, workload, *bill)
+    bill = (setting.accelerator, setting.layout, setting.server, setting.nodes, stand.held, stand.room)
+    return Cluster(model, workload, *bill, tuple(lines.values()), found, unknown, short)
 
 
 def _bill(of: Setting, run: Run, prices: Prices, found: tuple[Offer, ...]) -> tuple[dict[str, Line], tuple[str, ...]]:

@@ -9,7 +9,7 @@ from datetime import date
 from memscape import tables
 from memscape.breakdown import Breakdown, Term, ceil_div
 from memscape.cluster.sizing import Line, Setting, choice, follows, line, rule, ruled
-from memscape.hardware import Instance, instances_with
+from memscape.hardware import ANYWHERE, Instance, instances_with
 from memscape.problem import Problem, chosen
 
 GROUP = "money"
@@ -40,6 +40,7 @@ class Prices:
     grid: str = "US average"
     budget: float | None = None
     provider: str | None = None
+    region: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse a price or a budget that cannot be."""
@@ -54,6 +55,15 @@ class Prices:
         if self.provider is not None:
             known = {row["provider"] for row in tables.rows("instances")}
             object.__setattr__(self, "provider", chosen("provider", self.provider, known))
+        if self.region is not None:
+            regions = {row[name] for row in tables.rows("instances") for name in ("us_region", "cheapest_region")}
+            object.__setattr__(self, "region", chosen("region", self.region, regions - {"", ANYWHERE}))
+
+    def of(self, instance: Instance) -> float | None:
+        """What an hour of an instance costs: as given, or by the catalogue, in the region if one is asked for."""
+        if self.provider not in (None, instance.provider):
+            return None
+        return self.usd_per_hour or instance.usd_in(self.region)
 
 
 def offers(of: Setting, prices: Prices, today: date) -> tuple[Offer, ...]:
@@ -66,24 +76,16 @@ def offers(of: Setting, prices: Prices, today: date) -> tuple[Offer, ...]:
         raise Problem("usd_per_hour is the price of a cloud instance; name one as node, as in p5.48xlarge")
     there = (asked,) if asked else instances_with(of.accelerator)
     least = min(of.layout.tensor, of.accelerator.devices_per_node)
-    found = [
-        _offer(of, each, prices, today)
-        for each in there
-        if each.devices >= max(1, least) and prices.provider in (None, each.provider) and _priced(each, prices)
-    ]
+    priced = ((each, prices.of(each)) for each in there if each.devices >= max(1, least))
+    found = [_offer(of, each, price, prices, today) for each, price in priced if price is not None]
     return tuple(sorted(found, key=lambda offer: (offer.stale, float(offer.usd_per_hour.total))))
 
 
-def _priced(instance: Instance, prices: Prices) -> bool:
-    return instance.usd_per_hour is not None or prices.usd_per_hour is not None
-
-
-def _offer(of: Setting, instance: Instance, prices: Prices, today: date) -> Offer:
+def _offer(of: Setting, instance: Instance, price: float, prices: Prices, today: date) -> Offer:
     count = int(ceil_div(of.layout.devices, int(instance.devices)))
     stale = prices.usd_per_hour is None and instance.stale(today)
-    each = prices.usd_per_hour or instance.price()
     note = "as given" if prices.usd_per_hour else f"price of {instance.price_date}"
-    cost = {"instances": count, "usd_per_instance_hour": each}
+    cost = {"instances": count, "usd_per_instance_hour": price}
     term = Term(f"{instance.provider} {instance.name}", cost, instance.provider, "cluster", instance.source)
     notes = (note, *(("stale: older than a year; look it up again",) if stale else ()))
     return Offer(instance, count, Breakdown("USD/h", (term,), notes), stale)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from memscape.breakdown import Breakdown, Quantity, ceil_div
 from memscape.catalog import Accelerator
 from memscape.memory.step import Device
-from memscape.memory.timeline import memory
+from memscape.memory.timeline import left_of, memory
 from memscape.memory.weights import weights
 from memscape.model import Model
 from memscape.parallelism import Layout, pipeline_degrees, tensor_degrees
@@ -86,57 +87,75 @@ def smallest_fits(model: Model, workload: Inference | Training, place: Place, mo
     tensor, stages and ZeRO 1 as Megatron does, whichever needs fewer devices.
     Raises: Problem where none fits, with the nearest layout and by how much it misses.
     """
-    least = ceil_div(_whole(model, workload)[0], place.room)
-    found: list[Fit] = []
-    tried: list[Fit] = []
-    for devices in _sizes(place.devices, least):
-        fit = fit_on(model, workload, place, devices, tried)
-        found += [fit] if fit else []
-        if len(found) == most:
+    return Search(model, workload).smallest(place, most)
+
+
+class Search:
+    """The search for layouts of one workload in one place after the other: what it has worked out it keeps."""
+
+    def __init__(self, model: Model, workload: Inference | Training) -> None:
+        """Start with nothing known."""
+        self.model, self.workload = model, workload
+        self._held: dict[tuple[Layout, str], Breakdown | None] = {}
+
+    def smallest(self, place: Place, most: int = 1) -> tuple[Fit, ...]:
+        """Return the smallest layouts that fit; see `smallest_fits`."""
+        found: list[Fit] = []
+        tried: list[Fit] = []
+        for devices in _sizes(place.devices, ceil_div(self._least[0], place.room)):
+            fit = self._fit_on(place, devices, tried)
+            found += [fit] if fit else []
+            if len(found) == most:
+                break
+        if found:
             return tuple(found)
-    if found:
-        return tuple(found)
-    raise _none(model, workload, place, tried)
+        raise _none(self.model, self.workload, place, tried)
 
+    def _fit_on(self, place: Place, devices: int, tried: list[Fit]) -> Fit | None:
+        """Return the first layout over some devices that fits, None if none does; `tried` collects what was held."""
+        whole, per_copy = self._least
+        for layout in _layouts(self.model, self.workload, devices, place.devices):
+            # every copy of the model holds its weights and gradients, unless ZeRO 3 shares these too
+            copy = per_copy if layout.zero < 3 else 0
+            if copy * layout.data + whole - copy > place.room * devices or self._hopeless(layout, place, tried):
+                continue
+            held = self.held(layout, place.accelerator)
+            if held is None:
+                continue
+            tried.append(Fit(layout, held))
+            if held.total <= place.room:
+                return Fit(layout, left_of(held, place.accelerator))
+        return None
 
-def fit_on(
-    model: Model, workload: Inference | Training, place: Place, devices: int, tried: list[Fit] | None = None
-) -> Fit | None:
-    """Return the first layout over some devices that fits, None if none does; `tried` collects what was looked at."""
-    whole, per_copy = _whole(model, workload)
-    for layout in _layouts(model, workload, devices, place.devices):
-        # every copy of the model holds its weights and gradients, unless ZeRO 3 shares these too
-        copy = per_copy if layout.zero < 3 else 0
-        if copy * layout.data + whole - copy > place.room * devices or _hopeless(layout, workload, place, tried or []):
-            continue
-        try:
-            fit = Fit(layout, memory(model, workload, layout, place.accelerator))
-        except Problem:
-            continue
-        if tried is not None:
-            tried.append(fit)
-        if fit.held.total <= place.room:
-            return fit
-    return None
+    def held(self, layout: Layout, accelerator: Accelerator) -> Breakdown | None:
+        """Return what the busiest device holds, None for a layout that cannot be; most engines hold it on any card."""
+        own = isinstance(self.workload, Inference) and self.workload.engine in FILLING_ENGINES
+        known = layout, accelerator.name if own else ""
+        if known not in self._held:
+            try:
+                self._held[known] = memory(self.model, self.workload, layout, accelerator if own else None)
+            except Problem:
+                self._held[known] = None
+        return self._held[known]
 
+    def _hopeless(self, layout: Layout, place: Place, tried: list[Fit]) -> bool:
+        """Whether the same split over fewer copies had no room for activations: more copies leave these as they are."""
+        asked = self.workload
+        if isinstance(asked, Inference) or (asked.global_batch is not None and layout.pipeline > 1):
+            return False
+        split = layout.tensor, layout.pipeline, layout.zero == 3
+        alike = (fit.held for fit in tried if (fit.layout.tensor, fit.layout.pipeline, fit.layout.zero == 3) == split)
+        return any(held.total - sum(held.only(phase=each).total for each in STATES) > place.room for held in alike)
 
-def _hopeless(layout: Layout, workload: Inference | Training, place: Place, tried: list[Fit]) -> bool:
-    """Whether the same split over fewer copies had no room for activations: more copies leave these as they are."""
-    if isinstance(workload, Inference) or (workload.global_batch is not None and layout.pipeline > 1):
-        return False
-    split = layout.tensor, layout.pipeline, layout.zero == 3
-    alike = (fit.held for fit in tried if (fit.layout.tensor, fit.layout.pipeline, fit.layout.zero == 3) == split)
-    return any(held.total - sum(held.only(phase=each).total for each in STATES) > place.room for held in alike)
-
-
-def _whole(model: Model, workload: Inference | Training) -> tuple[int, int]:
-    """The bytes that all devices together hold at least, and those among them that each copy of the model has."""
-    if isinstance(workload, Inference):
-        held = int(weights(model, workload.weights).total)
-        return held, held
-    states = Device(model, workload, Layout()).states
-    optimizer = states.only(phase="optimizer_states").total
-    return int(states.total), int(states.total - optimizer)
+    @cached_property
+    def _least(self) -> tuple[int, int]:
+        """The bytes that all devices together hold at least, and those among them that each copy of the model has."""
+        if isinstance(self.workload, Inference):
+            held = int(weights(self.model, self.workload.weights).total)
+            return held, held
+        states = Device(self.model, self.workload, Layout()).states
+        optimizer = states.only(phase="optimizer_states").total
+        return int(states.total), int(states.total - optimizer)
 
 
 def _sizes(server: int, least: int) -> Iterator[int]:

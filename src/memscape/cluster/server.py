@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from memscape import tables
-from memscape.catalog import Accelerator
+from memscape.breakdown import Breakdown, ceil_div
+from memscape.catalog import Accelerator, as_accelerator
 from memscape.catalog import accelerator as accelerator_of
-from memscape.cluster.placement import Fit, Place, smallest_fits, spread_of, too_much
-from memscape.cluster.sizing import Server
+from memscape.cluster.placement import Fit, Place, Search, room_of, spread_of, too_much
+from memscape.cluster.sizing import Server, Setting
 from memscape.hardware import Instance, Node, instance, instances_with, node, nodes_with
 from memscape.memory.timeline import memory
-from memscape.model import Model
 from memscape.parallelism import Layout
 from memscape.problem import Problem, one_of, unknown
-from memscape.workload import Inference, Training
 
 
 def chosen_server(asked: Node | Instance | str | None) -> Server | None:
@@ -55,17 +56,46 @@ def sold_server(card: Accelerator, devices: int) -> Server:
     return Server(f"a server of {size} × {card.name}", size)
 
 
-def held_by(model: Model, workload: Inference | Training, place: Place, layout: Layout) -> Fit:
-    """Return what a given layout holds.
+@dataclass(frozen=True)
+class Stand:
+    """Where a workload has been placed, what its busiest device holds there, and the bytes that it may use."""
 
-    Raises: Problem where it does not fit, by how much, with the two smallest layouts that do.
+    setting: Setting
+    held: Breakdown
+    room: int
+
+
+def placed(
+    search: Search,
+    accelerator: Accelerator | str | None,
+    node: Node | Instance | str | None = None,
+    layout: Layout | None = None,
+    reserve: int | None = None,
+    most: int | None = None,
+) -> Stand:
+    """Place a workload on as few devices as hold it, or on those of a layout, in servers of at most `most` devices.
+
+    Raises: Problem where it does not fit, with the nearest that does or by how much it misses.
     """
-    fit = Fit(layout, memory(model, workload, layout, place.accelerator))
+    server = chosen_server(node)
+    card = asked_accelerator(as_accelerator(accelerator), server)
+    together = server.devices if server else min(card.devices_per_node, most or card.devices_per_node)
+    place = Place(card, together, room_of(card, search.workload, reserve))
+    fit = _held_by(search, place, layout) if layout else search.smallest(place)[0]
+    stands_in = server or sold_server(card, min(together, fit.layout.devices))
+    nodes = int(ceil_div(fit.layout.devices, stands_in.devices))
+    setting = Setting(search.model, search.workload, card, fit.layout, stands_in, nodes)
+    return Stand(setting, fit.held, place.room)
+
+
+def _held_by(search: Search, place: Place, layout: Layout) -> Fit:
+    """Return what a given layout holds; one that does not fit is refused with the two smallest that do."""
+    fit = Fit(layout, memory(search.model, search.workload, layout, place.accelerator))
     if fit.held.total <= place.room:
         return fit
     try:
-        others = smallest_fits(model, workload, place, 2)
+        others = search.smallest(place, 2)
         instead = f"the smallest that fit are {' and '.join(spread_of(each.layout) for each in others)}"
     except Problem:
         instead = "no layout of these devices fits; use a smaller precision or an accelerator with more memory"
-    raise Problem(f"{too_much(model, place, fit)}; {instead}")
+    raise Problem(f"{too_much(search.model, place, fit)}; {instead}")

@@ -85,8 +85,8 @@ def memory(
     of_step = f" of step {step}" if isinstance(workload, Training) else ""
     of_stage = f" on stage {stage + 1} of {layout.pipeline}" if layout.pipeline > 1 else ""
     whole = ("ZeRO shares nothing while a model serves",) if isinstance(workload, Inference) and layout.zero else ()
-    notes = (f"the highest moment is {moment}{of_step}{of_stage}", *_left(peak, card), *whole, *peak.notes)
-    return replace(peak, notes=notes)
+    notes = (f"the highest moment is {moment}{of_step}{of_stage}", *whole, *peak.notes)
+    return left_of(replace(peak, notes=notes), card)
 
 
 def each_stage(
@@ -107,13 +107,14 @@ def one_layout(layout: Layout | None) -> Layout:
     return layout
 
 
-def _left(peak: Breakdown, accelerator: Accelerator | None) -> tuple[str, ...]:
-    """What is left of an accelerator, or by how much it is too small."""
+def left_of(peak: Breakdown, accelerator: Accelerator | None) -> Breakdown:
+    """Note what is left of an accelerator, or by how much it is too small."""
     if accelerator is None:
-        return ()
+        return peak
     left = accelerator.usable_bytes - peak.total
     what = f"leaves {amount(left, 'GiB')}" if left >= 0 else f"is {amount(-left, 'GiB')} too much"
-    return (f"of {amount(accelerator.usable_bytes, 'GiB')} usable on {accelerator.name} this {what}",)
+    note = f"of {amount(accelerator.usable_bytes, 'GiB')} usable on {accelerator.name} this {what}"
+    return replace(peak, notes=(*peak.notes, note))
 
 
 def host_memory(

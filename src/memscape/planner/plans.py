@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from memscape import tables
 from memscape.cluster import Cluster, cluster
+from memscape.cluster.money import Offer, Prices, offers
+from memscape.cluster.placement import Search
+from memscape.cluster.server import Stand, placed
+from memscape.cluster.sizing import Setting
 from memscape.memory.timeline import memory
 from memscape.model import Model
 from memscape.performance import ServingTime, performance
@@ -30,38 +35,55 @@ def plan(
     *,
     accelerators: Collection[str] | None = None,
     provider: str | None = None,
+    region: str | None = None,
     budget: float | None = None,
     latency_s: float | None = None,
     devices: int | None = None,
+    node_devices: int | None = None,
     rank: str = "cost",
     reserve: int | None = None,
+    today: date | None = None,
 ) -> pandas.DataFrame:
     """Return a cluster for every accelerator, the best first; those that do not do have a reason in `why`.
 
     `latency_s` is the time of one output token, or of one update in training. `budget` (USD per hour), `latency_s` and
-    `devices` are the most that is accepted; `provider` is a cloud. `rank` is "cost", "latency" or "devices"; what is
-    not known comes after what is. Prices carry their day in `price_of`.
-    Raises: Problem for a rank or an accelerator that is not known, or limits that cannot be.
+    `devices` are the most that is accepted, `node_devices` the most devices in a server; `provider` and `region` are
+    where it may be rented. `rank` is "cost", "latency" or "devices"; what is not known comes after what is, and stale
+    prices after fresh ones. Prices carry their day in `price_of`.
+    Raises: Problem for a rank, an accelerator, a provider or a region that is not known, or limits that cannot be.
     """
     import pandas
 
     by = RANKS[chosen("rank", rank, RANKS)]
-    for name, value in (("budget", budget), ("latency_s", latency_s), ("devices", devices)):
+    most = {"budget": budget, "latency_s": latency_s, "devices": devices, "node_devices": node_devices}
+    for name, value in most.items():
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
             raise Problem(f"{name} is {str(value)[:20]}; use a number above 0, or leave it out")
     known = tables.by_key("accelerators")
     names = [chosen("accelerator", name, known) for name in accelerators or known]
-    limits = _Limits(budget, latency_s, devices)
-    rows = [_candidate(model, workload, name, provider, reserve, limits) for name in names]
-    frame = pandas.DataFrame(rows, columns=list(COLUMNS))
-    return frame.sort_values(["fits", by], ascending=[False, True], na_position="last", ignore_index=True)
+    search, limits = Search(model, workload), _Limits(budget, latency_s, devices, provider, region)
+    today = today or date.today()
+    rows = [_candidate(search, name, reserve, node_devices, limits, today) for name in names]
+    frame = pandas.DataFrame(rows, columns=[*COLUMNS, "stale"])
+    order = ["fits", "stale", by] if rank == "cost" else ["fits", by]
+    best = frame.sort_values(order, ascending=[each != "fits" for each in order], na_position="last", ignore_index=True)
+    return best.drop(columns="stale")
 
 
 class _Limits:
     """The most that is accepted of money, time and devices."""
 
-    def __init__(self, budget: float | None, latency_s: float | None, devices: int | None) -> None:
+    def __init__(
+        self,
+        budget: float | None,
+        latency_s: float | None,
+        devices: int | None,
+        provider: str | None,
+        region: str | None,
+    ) -> None:
         self.budget, self.latency_s, self.devices = budget, latency_s, devices
+        self.prices = Prices(provider=provider, region=region)
+        self.where = " in ".join(each for each in (provider, region) if each)
 
     def broken(self, row: dict[str, Any]) -> str:
         """Say which limit a candidate breaks, and by how much; nothing if none."""
@@ -73,52 +95,49 @@ class _Limits:
             found.append("its speed is not known")
         elif self.latency_s and time > self.latency_s:
             found.append(f"takes {time:.3g} s, {time / self.latency_s:.2g} times as long as asked")
-        if self.budget and price is None:
-            found.append("has no price in the catalogue")
-        elif self.budget and price > self.budget:
+        if price is None and (self.budget or self.where):
+            found.append(f"has no price{f' of {self.where}' if self.where else ''} in the catalogue")
+        elif self.budget and price is not None and price > self.budget:
             found.append(f"costs {price:,.2f} USD an hour, {price - self.budget:,.2f} too much")
         return "; ".join(found)
 
 
 def _candidate(
-    model: Model,
-    workload: Inference | Training,
-    name: str,
-    provider: str | None,
-    reserve: int | None,
-    limits: _Limits,
+    search: Search, name: str, reserve: int | None, most: int | None, limits: _Limits, today: date
 ) -> dict[str, Any]:
     try:
-        found = cluster(model, workload, accelerator=name, reserve=reserve, provider=provider)
+        stand = placed(search, name, reserve=reserve, most=most)
     except Problem as problem:
         return {"accelerator": name, "fits": False, "why": str(problem)}
-    row = _row(found, workload)
+    found = offers(stand.setting, limits.prices, today)
+    row = _row(stand, found[0] if found else None)
     why = limits.broken(row)
     return row | {"fits": not why, "why": why}
 
 
-def _row(found: Cluster, workload: Inference | Training) -> dict[str, Any]:
-    layout, offer = found.layout, found.offers[0] if found.offers else None
+def _row(stand: Stand, offer: Offer | None) -> dict[str, Any]:
+    layout = stand.setting.layout
     return {
-        "accelerator": found.accelerator.name,
-        "devices": found.devices,
+        "accelerator": stand.setting.accelerator.name,
+        "devices": layout.devices,
         "tensor": layout.tensor,
         "pipeline": layout.pipeline,
         "data": layout.data,
-        "held_bytes": found.held.total,
-        "spare_bytes": found.spare_bytes,
-        "latency_s": _latency(found, workload),
+        "held_bytes": stand.held.total,
+        "spare_bytes": int(stand.room - stand.held.total),
+        "latency_s": _latency(stand.setting),
         "instance": offer.instance.name if offer else "",
         "instances": offer.count if offer else None,
         "usd_per_hour": offer.usd_per_hour.total if offer else None,
         "price_of": offer.dated if offer else "",
+        "stale": offer.stale if offer else False,
     }
 
 
-def _latency(found: Cluster, workload: Inference | Training) -> float | None:
+def _latency(of: Setting) -> float | None:
     """The time of an output token, or of an update; None where the rates of the device are not known."""
     try:
-        time = performance(found.model, workload, found.accelerator, found.layout)
+        time = performance(of.model, of.workload, of.accelerator, of.layout)
     except Problem:
         return None
     return float(time.time_per_output_token_s if isinstance(time, ServingTime) else time.step_s)
