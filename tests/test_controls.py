@@ -98,3 +98,23 @@ def test_download_sends_the_text_to_the_browser_alone(monkeypatch):
     monkeypatch.setattr(page, "send", sent.append)
     page.download("plan.csv", "a,b", "text/csv")
     assert sent == [{"type": "download", "name": "plan.csv", "text": "a,b", "kind": "text/csv"}]
+
+
+def test_export_is_made_when_its_button_is_pressed_of_what_is_shown(monkeypatch):
+    """Nothing is made in the loop; a file that cannot be made is a sentence."""
+    monkeypatch.setenv("QUERY_STRING", "")
+    made, sent = [], []
+    field = controls.slider("number", "Number", (1, 2, 4), 1)
+    exports = {"twice.csv": lambda result: made.append(result) or f"{2 * result}\n", "broken.json": lambda _: 1 / 0}
+    outputs = {"answer": controls.html("answer")}
+    shown = controls.page((field,), lambda number: number, lambda _: {"answer": "1"}, outputs, None, exports)
+    _, columns = shown.children
+    monkeypatch.setattr(controls.Page, "send", lambda _page, content: sent.append(content))
+    good, bad = columns.children[1].children[-1].children[1].children
+    field.widget.value = 4
+    assert not made and good.description == "Download twice.csv"
+    good.click()
+    assert sent == [{"type": "download", "name": "twice.csv", "text": "8\n", "kind": "text/csv"}] and made == [4]
+    bad.click()
+    said = next(each for each in columns.children[0].children if "said" in each._dom_classes)
+    assert controls.FAILED in said.value and len(sent) == 1

@@ -27,13 +27,12 @@ from memscape.problem import Problem, unknown
 from memscape.readers import LARGEST_CONFIG
 from memscape.views import address
 from memscape.views.charts import Chart
+from memscape.views.exports import Exports, Page, buttons, kind_of
 
 Options = Sequence[tuple[str, str]]
 Take = Callable[[str, int, bytes], None]
 FAILED = "This could not be computed; other settings may work."
 LOOK = {"style": {"description_width": "initial"}, "tooltip": ""}
-# one style sheet for cards and tables: Voilà links it, a notebook gets it with the widget
-STYLE_SHEET = Path(__file__).parents[1] / "dashboard/share/jupyter/voila/templates/memscape/static/cards.css"
 
 
 @dataclass(frozen=True)
@@ -55,18 +54,6 @@ class Control:
     def written(self) -> str:
         """The value as it stands in an address."""
         return self.write(self.widget.value)
-
-
-class Page(anywidget.AnyWidget):
-    """What is not seen of a page: its address, the parts that are open, the files it hands over, its look."""
-
-    _esm = Path(__file__).with_name("page.js")
-    _css = STYLE_SHEET
-    query = traitlets.Unicode("").tag(sync=True)
-
-    def download(self, name: str, text: str, kind: str = "text/plain") -> None:
-        """Hand the reader a file; the browser makes it, the server keeps nothing."""
-        self.send({"type": "download", "name": name, "text": text, "kind": kind})
 
 
 class Upload(anywidget.AnyWidget):
@@ -125,12 +112,14 @@ def page(
     show: Callable[[Any], Mapping[str, Any]],
     outputs: Mapping[str, Any],
     upload: tuple[Upload, Take] | None = None,
+    exports: Exports | None = None,
 ) -> Any:
     """Return the page, with a result before anything is touched; settings in the address come first.
 
-    A Problem becomes a sentence beside the controls while the last good result stays.
+    A Problem becomes a sentence beside the controls while the last good result stays. `exports` are the files that the
+    page hands out, by name: `{"parts.csv": function}`, where `function(result)` returns the text, when it is asked for.
     """
-    loop = _Loop(fields, calculate, show, outputs)
+    loop = _Loop(fields, calculate, show, outputs, exports or {})
     loop.start()
     for field in fields:
         field.widget.observe(loop.refresh, names="value")
@@ -148,8 +137,10 @@ class _Loop:
         calculate: Callable[..., Any],
         show: Callable[[Any], Mapping[str, Any]],
         outputs: Mapping[str, Any],
+        exports: Exports,
     ) -> None:
         self.fields, self.calculate, self.show, self.outputs = fields, calculate, show, outputs
+        self.exports, self.result = exports, None
         self.asked = address.read()
         self.memory, self.said = Page(), html("said")
 
@@ -176,12 +167,22 @@ class _Loop:
         """Calculate and show; return what there is to say if that fails, and leave the outputs as they are."""
         try:
             values = {field.name: field.value for field in self.fields}
-            shown = self.show(self.calculate(**values))
+            result = self.calculate(**values)
+            shown = self.show(result)
         except Exception as failure:
             return _words(failure)
+        self.result = result
         for name, value in shown.items():
             _put(self.outputs[name], value)
         return ""
+
+    def hand_out(self, name: str) -> None:
+        """Give the reader a file of what is shown."""
+        try:
+            text = self.exports[name](self.result)
+            self.memory.download(name, text, kind_of(name))
+        except Exception as failure:
+            self.said.value = _alert(_words(failure))
 
     def remember(self) -> None:
         """Write the settings into the address."""
@@ -227,7 +228,8 @@ def _laid_out(loop: _Loop, upload: Upload | None) -> Any:
         output.add_class(f"output-{name}")
     first, *others = (field.widget for field in loop.fields)
     settings = widgets.VBox([first, *([upload] if upload else []), loop.said, *others])
-    results = widgets.VBox([*loop.outputs.values()])
+    files = buttons(loop.exports, loop.hand_out)
+    results = widgets.VBox([*loop.outputs.values(), *([files] if files else [])])
     columns = widgets.Box([_styled(settings, "controls"), _styled(results, "results")])
     return _styled(widgets.VBox([loop.memory, _styled(columns, "columns")]), "memscape-page")
 
