@@ -19,9 +19,10 @@ from memscape.views.charts import Chart
 from memscape.views.cluster_pages import cluster
 from memscape.views.layout_pages import parallelism
 from memscape.views.training_pages import training
+from memscape.views.what_if_pages import what_if
 from memscape.workload import Inference
 
-__all__ = ["activations", "cluster", "index", "kv_cache", "parallelism", "parameters", "training"]
+__all__ = ["activations", "cluster", "index", "kv_cache", "parallelism", "parameters", "training", "what_if"]
 
 PERCENT = (25, 50, 100, 200, 400)
 RESERVES = (0, 5, 10, 15, 20, 30)

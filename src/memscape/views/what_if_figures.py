@@ -1,0 +1,204 @@
+"""Figures of a what-if: from one scenario to another, a map over two inputs, what matters most."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from memscape import units
+from memscape.breakdown import Quantity
+from memscape.parallelism import DEGREES
+from memscape.planner.scenarios import Scenario, Surface
+from memscape.views.figures import MARGIN, Figure, scale_of
+from memscape.views.text import PHASE_NAMES, name_of, ordered
+
+if TYPE_CHECKING:
+    import pandas
+
+LEVELS = 8  # shades on each side of the edge
+MOST_TICKS = 6
+PLAIN = {"fixedrange": True, "showgrid": False, "zeroline": False}
+# what fits in the page's accent, what does not in its colour of alert; the edge is a line as well
+SHADES = [[0, "var(--card)"], [0.5, "var(--accent)"], [0.5, "var(--alert-wash)"], [1, "var(--alert)"]]
+
+
+def waterfall(before: Scenario, after: Scenario, steps: Mapping[str, Quantity], capacity: int) -> Figure:
+    """Return both scenarios as bars by part and between them what each part grows or shrinks by, from where it stands.
+
+    The dotted line is the memory of one device.
+    """
+    ends = [before.held.by("phase"), after.held.by("phase")]
+    parts = [part for part in ordered(ends, PHASE_NAMES) if steps[part] or any(end.get(part) for end in ends)]
+    moved = [part for part in parts if steps[part]]
+    scale, unit = scale_of(max(before.held.total, after.held.total, capacity))
+    names = ["A", *(f"{name_of(part)} {signed(steps[part])}" for part in moved), "B"]
+    at, reached = before.held.total, {}
+    for part in moved:
+        reached[part] = min(at, at + steps[part])
+        at = at + steps[part]
+    bars, filled = [], [0, 0]
+    for part in parts:
+        rows = [("A", ends[0].get(part, 0), filled[0]), ("B", ends[1].get(part, 0), filled[1])]
+        filled = [filled[0] + rows[0][1], filled[1] + rows[1][1]]
+        if part in reached:
+            rows.append((names[1 + moved.index(part)], abs(steps[part]), reached[part]))
+        bars.append(_stacked(part, rows, scale, unit))
+    edge = {"color": "var(--ink)", "width": 2, "dash": "dot"}
+    line = {"type": "line", "x0": capacity / scale, "x1": capacity / scale, "y0": 0, "y1": 1, "yref": "paper"}
+    axis = {"title": {"text": unit, "standoff": 8}, "rangemode": "tozero", "nticks": 6}
+    layout = {
+        "barmode": "overlay",
+        "xaxis": axis | {"fixedrange": True, "tickangle": 0},
+        "yaxis": {"type": "category", "categoryorder": "array", "categoryarray": names[::-1], "fixedrange": True}
+        | {"automargin": True, "ticksuffix": "  "},
+        "shapes": [line | {"line": edge}],
+        "showlegend": False,
+        "margin": MARGIN,
+    }
+    return {"data": bars, "layout": layout}
+
+
+def _stacked(part: str, rows: Sequence[tuple[str, Quantity, Quantity]], scale: float, unit: str) -> Figure:
+    """The bars of one part: its row, its size, where it starts."""
+    return {
+        "type": "bar",
+        "orientation": "h",
+        "name": name_of(part),
+        "y": [row for row, _, _ in rows],
+        "x": [size / scale for _, size, _ in rows],
+        "base": [start / scale for _, _, start in rows],
+        "marker": {"color": f"var(--part-{part})", "line": {"width": 1, "color": "var(--card)"}},
+        "hovertemplate": f"{name_of(part)}: %{{x:,.2f}} {unit}<extra></extra>",
+    }
+
+
+def signed(size: Quantity) -> str:
+    """Return a difference in bytes with its sign."""
+    return f"{'+' if size >= 0 else '−'}{units.amount(abs(size))}"
+
+
+def heat_map(seen: Surface, here: tuple[int, int], titles: tuple[str, str]) -> Figure:
+    """Return the map: shades for bytes, the edge of what fits as a line, the scenario as a point.
+
+    Columns and rows are counted, so that equal ratios are equally wide; shades are levels, so that little is sent.
+    """
+    gb = [[float(f"{units.gb(each):.3g}") for each in row] for row in seen.totals]
+    cells = {
+        "type": "heatmap",
+        "z": _levels(seen).tolist(),
+        "customdata": gb,
+        "zmin": 0,
+        "zmax": 2 * LEVELS - 1,
+        "colorscale": SHADES,
+        "showscale": False,
+        "hovertemplate": "%{customdata:,} GB<extra></extra>",
+    }
+    places = [_place(values, value) for (_, values), value in zip((seen.across, seen.up), here, strict=True)]
+    point = {
+        "type": "scatter",
+        "mode": "markers+text",
+        "x": places[:1],
+        "y": places[1:],
+        "text": ["A"],
+        "textposition": "middle center",
+        "textfont": {"color": "var(--card)", "size": 13},
+        "marker": {"size": 22, "color": "var(--ink)", "line": {"width": 2, "color": "var(--card)"}},
+        "hoverinfo": "skip",
+    }
+    axes = {
+        "xaxis": _axis(seen.across[1], titles[0]),
+        "yaxis": _axis(seen.up[1], titles[1]) | {"automargin": True},
+    }
+    layout = {**axes, "showlegend": False, "margin": MARGIN}
+    return {"data": [cells, *_edge(seen), point], "layout": layout}
+
+
+def _levels(seen: Surface) -> Any:
+    """The shade of every point: the first half for what fits, the second for what does not, in equal ratios."""
+    import numpy
+
+    held, room = numpy.log(seen.totals), float(numpy.log(seen.room))
+    low, high = min(float(held.min()), room - 0.01), max(float(held.max()), room + 0.01)
+    below = numpy.floor((held - low) / (room - low) * LEVELS).clip(0, LEVELS - 1)
+    above = numpy.floor((held - room) / (high - room) * LEVELS).clip(0, LEVELS - 1)
+    return numpy.where(seen.totals <= seen.room, below, LEVELS + above).astype(int)
+
+
+def _edge(seen: Surface) -> list[Figure]:
+    """The line between what fits and what does not, twice: a light one below, so that it stands out on any shade."""
+    smallest = seen.up[0] in DEGREES
+    heights = [_height(seen.up[1], float(each), smallest) for each in seen.edge]
+    shape = "hvh" if smallest or seen.across[0] in DEGREES else "linear"
+    line = {"type": "scatter", "mode": "lines", "x": [*range(len(heights))], "y": heights, "hoverinfo": "skip"}
+    return [
+        line | {"line": {"width": width, "color": f"var(--{colour})", "shape": shape}}
+        for width, colour in ((7, "card"), (3, "ink"))
+    ]
+
+
+def _height(values: Any, edge: float, smallest: bool) -> float:
+    """Where the line runs over a column: at the value that just fits, below the degree that does, or past an end."""
+    top, bottom = len(values) - 0.5, -0.5
+    if not edge:
+        return top if smallest else bottom
+    if smallest:
+        return _place(values, edge) - 0.5
+    return top if edge >= values[-1] else round(_place(values, edge), 2)
+
+
+def _place(values: Any, value: float) -> float:
+    """Where a value stands among the steps of an axis."""
+    import numpy
+
+    return float(numpy.interp(value, values, numpy.arange(len(values))))
+
+
+def _axis(values: Any, title: str) -> Figure:
+    every = max(1, -(-len(values) // MOST_TICKS))
+    shown = [*range(0, len(values), every)]
+    return PLAIN | {
+        "tickvals": shown,
+        "ticktext": [_short(int(values[place])) for place in shown],
+        "tickangle": 0,
+        "range": [-0.5, len(values) - 0.5],
+        "title": {"text": title, "standoff": 8},
+    }
+
+
+def _short(value: int) -> str:
+    """A number on an axis: the exact one while it is short."""
+    if value < 10_000:
+        return f"{value:,}"
+    return f"{value / 1000:,.0f}k" if value < 10**6 else f"{value / 10**6:,.2g}M"
+
+
+def tornado(swings: pandas.DataFrame, names: Mapping[str, str], whole: Quantity) -> Figure:
+    """Return what lowering and raising each input does to the memory, the input that matters most at the top."""
+    rows: list[dict[Any, Any]] = swings.to_dict("records")
+    labels = [
+        f"{names.get(row['input'], name_of(row['input']))}<br>{signed(row['lower'] - whole)} to "
+        f"{signed(row['higher'] - whole)}"
+        for row in rows
+    ]
+    scale, unit = scale_of(max([whole, *(row["higher"] for row in rows)]))
+    bars = [
+        {
+            "type": "bar",
+            "orientation": "h",
+            "name": name,
+            "y": labels,
+            "x": [(row[side] - whole) / scale for row in rows],
+            "base": [whole / scale] * len(rows),
+            "marker": {"color": colour},
+            "hoverinfo": "skip",
+        }
+        for name, side, colour in (("lowered", "lower", "var(--series-2)"), ("raised", "higher", "var(--series-0)"))
+    ]
+    layout = {
+        "barmode": "overlay",
+        "xaxis": {"title": {"text": unit, "standoff": 8}, "fixedrange": True} | {"nticks": 5, "tickangle": 0},
+        "yaxis": {"automargin": True, "fixedrange": True, "ticksuffix": "  ", "autorange": "reversed"},
+        "legend": {"orientation": "h", "y": 1, "yanchor": "bottom", "x": 0},
+        "margin": MARGIN,
+    }
+    return {"data": bars, "layout": layout}
