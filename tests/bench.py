@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy
@@ -81,8 +82,25 @@ def _core() -> None:
     course = _median(lambda: ms.memory(small, ms.Training(1, next(lengths))).total)
     _row("one scalar activations, training", f"{1e3 * kept:.3f} ms", "")
     _row("one scalar memory, training", f"{1e3 * course:.3f} ms", "3 ms")
+    for name, seconds in _maps().items():
+        _row(f"200 × 200 heat map, {name}", f"{1e3 * seconds:.1f} ms", "200 ms")
     for name, seconds in _grids().items():
         _row(f"1,000,000 totals, {name}", f"{seconds:.2f} s", "1 s")
+
+
+def _maps() -> dict[str, float]:
+    """A heat map of 200 × 200 points on one layout, as the page of what-ifs asks for it."""
+    model, tokens, batch = ms.model("llama-3.1-70b"), 128.0 * numpy.arange(1, 201), numpy.arange(1.0, 201)[:, None]
+    layout = ms.Layout(tensor=numpy.array([[8.0]]), pipeline=2)
+    asked = {
+        "training": ms.Training(batch, tokens, precision="bf16-mixed"),
+        "inference": ms.Inference(batch, tokens, output_tokens=0),
+    }
+    return {kind: _median(partial(_total, model, workload, layout), 20) for kind, workload in asked.items()}
+
+
+def _total(model, workload, layout):
+    return ms.memory(model, workload, layout).total
 
 
 def _grids() -> dict[str, float]:
