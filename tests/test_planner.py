@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 import memscape as ms
+from memscape import tables
 from memscape.planner import layout_of
 
 H100 = "H100 SXM 80GB"
@@ -99,6 +100,25 @@ def test_a_405b_does_not_fit_eight_a100_in_bf16_but_does_in_fp8():
     assert ms.plan(model, ms.Inference(weights="fp8"), accelerators=one, devices=8).fits[0]
 
 
+def test_a_plan_keeps_to_a_region_and_to_small_servers():
+    """Issue 5: subject to provider, region and node size; each limit is read again in the row that was accepted."""
+    model, names = ms.model("llama-3.1-70b"), [H100, "A100 SXM 80GB", "MI300X"]
+    regions = {row["name"]: row["us_region"] + row["cheapest_region"] for row in tables.rows("instances")}
+    frame = ms.plan(model, CHAT, accelerators=names, provider="AWS", region="us-east-1")
+    good, bad = frame[frame.fits], frame[~frame.fits]
+    assert len(good) and all("us-east-1" in regions[name] for name in good.instance)
+    assert bad.why.str.contains("has no price of AWS in us-east-1").any()
+    small = ms.plan(model, CHAT, accelerators=names, node_devices=2)
+    assert (small[small.fits].tensor <= 2).all() and (small.devices > 2).any()
+
+
+def test_a_plan_that_no_server_can_hold_names_the_nearest():
+    """A sentence with the amount that is missing, even where weights alone are too much for every layout."""
+    model, training = ms.model("llama-3.1-405b"), ms.Training(sequence_tokens=1 << 17, attention="eager")
+    why = ms.plan(model, training, accelerators=["T4"]).why[0]
+    assert why.startswith("no layout fits; the nearest: Llama 3.1 405B on ") and "too much" in why
+
+
 def test_advice_saves_what_it_says_and_harms_least_first():
     """Issue 5: single changes, least harm first, with what they save."""
     found = ms.cluster(ms.model("llama-3.1-70b"), CHAT, accelerator=H100)
@@ -120,6 +140,8 @@ def test_advice_saves_what_it_says_and_harms_least_first():
         (lambda m: ms.solve(m, CHAT, "T4", largest="sequences"), "too much; use more devices"),
         (lambda m: ms.plan(m, CHAT, budget=-1), "budget is -1; use a number above 0"),
         (lambda m: ms.plan(m, CHAT, rank="beauty"), 'unknown rank "beauty"'),
+        (lambda m: ms.plan(m, CHAT, region="Atlantis"), 'unknown region "Atlantis"'),
+        (lambda m: ms.plan(m, CHAT, node_devices=0), "node_devices is 0; use a number above 0"),
         (lambda m: ms.what_fits(H100, 0), "at least one device"),
     ],
 )

@@ -8,11 +8,11 @@ from functools import cached_property
 
 from memscape.breakdown import Breakdown, Quantity, ceil_div
 from memscape.catalog import Accelerator
-from memscape.memory.step import Device
+from memscape.memory.step import device_of
 from memscape.memory.timeline import left_of, memory
 from memscape.memory.weights import weights
 from memscape.model import Model
-from memscape.parallelism import Layout, pipeline_degrees, tensor_degrees
+from memscape.parallelism import Layout, busy_stages, pipeline_degrees, tensor_degrees
 from memscape.problem import Problem
 from memscape.units import amount
 from memscape.workload import Inference, Training
@@ -97,27 +97,33 @@ class Search:
         """Start with nothing known."""
         self.model, self.workload = model, workload
         self._held: dict[tuple[Layout, str], Breakdown | None] = {}
+        self._states: dict[tuple[int, int], tuple[int, int]] = {}
 
     def smallest(self, place: Place, most: int = 1) -> tuple[Fit, ...]:
         """Return the smallest layouts that fit; see `smallest_fits`."""
         found: list[Fit] = []
         tried: list[Fit] = []
-        for devices in _sizes(place.devices, ceil_div(self._least[0], place.room)):
-            fit = self._fit_on(place, devices, tried)
+        over: list[tuple[int, Layout]] = []
+        for devices in _sizes(place.devices, ceil_div(self._least, place.room)):
+            fit = self._fit_on(place, devices, tried, over)
             found += [fit] if fit else []
             if len(found) == most:
                 break
         if found:
             return tuple(found)
-        raise _none(self.model, self.workload, place, tried)
+        raise _none(self.model, self.workload, place, tried or self._nearest(place, over))
 
-    def _fit_on(self, place: Place, devices: int, tried: list[Fit]) -> Fit | None:
-        """Return the first layout over some devices that fits, None if none does; `tried` collects what was held."""
-        whole, per_copy = self._least
+    def _fit_on(self, place: Place, devices: int, tried: list[Fit], over: list[tuple[int, Layout]]) -> Fit | None:
+        """Return the first layout over some devices that fits, None if none does.
+
+        `tried` collects what was held, `over` the layouts that hold too much before activations are counted.
+        """
         for layout in _layouts(self.model, self.workload, devices, place.devices):
-            # every copy of the model holds its weights and gradients, unless ZeRO 3 shares these too
-            copy = per_copy if layout.zero < 3 else 0
-            if copy * layout.data + whole - copy > place.room * devices or self._hopeless(layout, place, tried):
+            least = self._at_least(layout)
+            if least > place.room:
+                over.append((least, layout))
+                continue
+            if self._hopeless(layout, place, tried):
                 continue
             held = self.held(layout, place.accelerator)
             if held is None:
@@ -126,6 +132,33 @@ class Search:
             if held.total <= place.room:
                 return Fit(layout, left_of(held, place.accelerator))
         return None
+
+    def _nearest(self, place: Place, over: list[tuple[int, Layout]]) -> list[Fit]:
+        """Return the layout that holds the least of those that hold too much; none where none can be."""
+        for _, layout in sorted(over, key=lambda each: each[0]):
+            held = self.held(layout, place.accelerator)
+            if held is not None:
+                return [Fit(layout, held)]
+        return []
+
+    def _at_least(self, layout: Layout) -> int:
+        """What the busiest device holds at least: its share of weights and gradients, and of the optimizer states."""
+        if isinstance(self.workload, Inference):
+            return self._least // int(layout.tensor * layout.pipeline)
+        split = layout.tensor, layout.pipeline
+        if split not in self._states:
+            self._states[split] = self._split(Layout(tensor=layout.tensor, pipeline=layout.pipeline))
+        states, optimizer = self._states[split]
+        if layout.zero == 3:
+            return states // int(layout.replicas)
+        return states - optimizer + (optimizer // int(layout.replicas) if layout.zero else optimizer)
+
+    def _split(self, layout: Layout) -> tuple[int, int]:
+        """The bytes of weights, gradients and optimizer states of the fullest stage; those of the last among them."""
+        assert isinstance(self.workload, Training)
+        devices = (device_of(self.model, self.workload, layout, stage) for stage in busy_stages(self.model, layout))
+        states = max((device.states for device in devices), key=lambda each: int(each.total))
+        return int(states.total), int(states.only(phase="optimizer_states").total)
 
     def held(self, layout: Layout, accelerator: Accelerator) -> Breakdown | None:
         """Return what the busiest device holds, None for a layout that cannot be; most engines hold it on any card."""
@@ -148,14 +181,11 @@ class Search:
         return any(held.total - sum(held.only(phase=each).total for each in STATES) > place.room for held in alike)
 
     @cached_property
-    def _least(self) -> tuple[int, int]:
-        """The bytes that all devices together hold at least, and those among them that each copy of the model has."""
+    def _least(self) -> int:
+        """The bytes that all devices together hold at least."""
         if isinstance(self.workload, Inference):
-            held = int(weights(self.model, self.workload.weights).total)
-            return held, held
-        states = Device(self.model, self.workload, Layout()).states
-        optimizer = states.only(phase="optimizer_states").total
-        return int(states.total), int(states.total - optimizer)
+            return int(weights(self.model, self.workload.weights).total)
+        return self._split(Layout())[0]
 
 
 def _sizes(server: int, least: int) -> Iterator[int]:
@@ -194,10 +224,14 @@ def _serving(model: Model, inference: Inference, devices: int, degrees: list[int
 
 def _training(model: Model, training: Training, devices: int, tensor: int) -> Iterator[Layout]:
     yield Layout(data=devices, zero=3, sharding="fsdp") if devices > 1 else Layout()
-    rest, stages = devices // tensor, pipeline_degrees(model)
-    for pipeline in range(1, min(rest, len(stages)) + 1):
-        copies = rest // pipeline
-        if rest % pipeline == 0 and devices > 1 and (tensor > 1 or pipeline > 1):
+    rest, fullest = devices // tensor, model.layers + 1
+    for pipeline in pipeline_degrees(model):
+        # more stages that leave the fullest one as it is only wait longer
+        if rest % pipeline or devices == 1 or ceil_div(model.layers, pipeline) == fullest:
+            continue
+        fullest = ceil_div(model.layers, pipeline)
+        if tensor > 1 or pipeline > 1:
+            copies = rest // pipeline
             zero = 1 if copies > 1 else 0
             yield Layout(tensor=tensor, pipeline=pipeline, data=copies, zero=zero, sequence_parallel=tensor > 1)
 

@@ -208,7 +208,7 @@ def _held(device: Device, replicas: Array | None) -> tuple[Array, Array, Array, 
         device = replace(device, layout=replace(device.layout, data=known, context=1))
     here = on_device(device.states, device.layout)
     parts = [here.only(phase=phase).total for phase in ("weights", "gradients", "optimizer_states")]
-    parts.append(device.update().total)
+    parts.append(device.update.total)
     each = [numpy.asarray(part, dtype="float64") + numpy.zeros(1) for part in parts]
     loaded, gradients, states, update = (part[place] if part.size > 1 else part for part in each)
     return loaded, gradients, states, update

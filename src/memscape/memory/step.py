@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from memscape.breakdown import Breakdown, Quantity
@@ -49,12 +49,12 @@ def training_timeline(model: Model, training: Training, layout: Layout, stage: i
     Not for:   the CUDA context, library workspaces, scratch inside a kernel, what the allocator rounds up.
     Sources:   pytorch_autograd, pytorch_optim, narayanan2021
     """
-    return Device(model, training, layout, stage).course((1, 2), MOMENTS)
+    return device_of(model, training, layout, stage).course((1, 2), MOMENTS)
 
 
 def highest_moments(model: Model, training: Training, layout: Layout, stage: int = 0) -> Course:
     """Return the moments of which one is the highest: a later step holds what the first one does, and its states."""
-    return Device(model, training, layout, stage).course((2,), HIGHEST)
+    return device_of(model, training, layout, stage).course((2,), HIGHEST)
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Device:
         loaded = here.only(phase="weights")
         beside = {
             "after_backward": lambda: gradients,
-            "optimizer_peak": lambda: gradients + kept + self.update(),
+            "optimizer_peak": lambda: gradients + kept + self.update,
             "after_optimizer": lambda: gradients + kept,
         }
         loaded += reduce_buffers(self.model, self.training, self.layout)
@@ -129,6 +129,7 @@ class Device:
         loaded, states = (part(self.model, self.training, self.layout) for part in parts)
         return loaded + states
 
+    @cached_property
     def update(self) -> Breakdown:
         """The temporaries of the update; it runs where its states are."""
         if self.layout.offload_optimizer != "none":
@@ -171,6 +172,7 @@ class Device:
         """The micro-batches of one update that it computes."""
         return micro_batches(self.training)
 
+    @cached_property
     def kept_once(self) -> Breakdown:
         """What one micro-batch keeps on this stage, all pieces of it."""
         if self.training.implementation == "megatron":
@@ -216,6 +218,17 @@ class Device:
         layout = replace(self.layout, tensor=1, expert=1, sequence_parallel=False)
         cut = self._shard(layout, piece)
         return replace(cut, vocab_size=self.model.vocab_size * self.layout.tensor)
+
+
+def device_of(model: Model, training: Training, layout: Layout, stage: int = 0) -> Device:
+    """Return a device; for one layout and workload the same one each time, which keeps what it has worked out."""
+    try:
+        return _known(model, training, layout, stage)
+    except TypeError:  # arrays have no hash
+        return Device(model, training, layout, stage)
+
+
+_known = lru_cache(maxsize=512)(Device)
 
 
 def busiest(model: Model, training: Training, layout: Layout) -> int:

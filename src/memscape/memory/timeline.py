@@ -11,7 +11,7 @@ from memscape.memory.grid import grid_totals, has_degrees, is_large
 from memscape.memory.llama_cpp import host_memory_llama_cpp
 from memscape.memory.offload import offloaded
 from memscape.memory.request import request_moments
-from memscape.memory.step import Device, busiest, highest, highest_moments, training_timeline
+from memscape.memory.step import busiest, device_of, highest, highest_moments, training_timeline
 from memscape.model import Model
 from memscape.parallelism import Layout, busy_stages, check, of_engine, shard_model, shard_workload
 from memscape.problem import Problem
@@ -132,7 +132,7 @@ def host_memory(
     if isinstance(workload, Inference):
         there = workload.engine == "llama.cpp" and where == "cpu"
         return host_memory_llama_cpp(model, workload) if there else Breakdown("bytes")
-    devices = [Device(model, workload, layout, stage) for stage in busy_stages(model, layout)]
+    devices = [device_of(model, workload, layout, stage) for stage in busy_stages(model, layout)]
     kept = [offloaded(each.model, each.training, layout, each.states, where) for each in devices]
     return max(kept, key=lambda each: float(each.total))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from memscape.breakdown import Breakdown
 from memscape.catalog import Accelerator, as_accelerator
-from memscape.memory.step import Device
+from memscape.memory.step import device_of
 from memscape.memory.weights import weights
 from memscape.model import Model
 from memscape.parallelism import Layout, busy_stages, check, shard_model
@@ -71,7 +71,7 @@ def checkpoint_time(model: Model, training: Training, layout: Layout | None = No
     """
     layout = layout or Layout()
     check(model, layout, training)
-    states = Device(model, training, Layout()).states
+    states = device_of(model, training, Layout()).states
     size = {"state_bytes": sum(states.only(phase=phase).total for phase in ("weights", "optimizer_states"))}
     storage = rates.measured(rates.share("shared storage write"))
     return Breakdown("seconds", (rates.seconds("states", size, storage, "checkpoint", "time", storage.source),))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from memscape.breakdown import Breakdown, Quantity, Term, product
 from memscape.memory.optimizers import BYTES
-from memscape.memory.step import Device
+from memscape.memory.step import device_of
 from memscape.memory.tensors import Sizes
 from memscape.memory.training_states import gradient_bytes, trained
 from memscape.memory.weights import weights
@@ -68,7 +68,7 @@ def traffic(model: Model, workload: Inference | Training, layout: Layout) -> Bre
     """
     stage = layout.pipeline // 2
     if isinstance(workload, Training):
-        device = Device(model, workload, layout, stage)
+        device = device_of(model, workload, layout, stage)
         return training_traffic(device.model, device.training, layout, device.batches)
     share = shard_workload(workload, layout)
     assert isinstance(share, Inference)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from memscape.breakdown import Breakdown, Quantity, Term
 from memscape.catalog import Accelerator
-from memscape.memory.step import Device
+from memscape.memory.step import Device, device_of
 from memscape.memory.tensors import Sizes
 from memscape.model import Model
 from memscape.parallelism import Layout, busy_stages, check
@@ -109,7 +109,7 @@ def _of_stage(
     stage: int,
     network: float | None,
 ) -> TrainingTime:
-    device = Device(model, training, layout, stage)
+    device = device_of(model, training, layout, stage)
     batches = device.batches
     sent = training_traffic(device.model, device.training, layout, batches)
     one = training_traffic(device.model, device.training, layout)
@@ -161,7 +161,8 @@ def _arithmetic(device: Device, accelerator: Accelerator) -> Iterator[Term]:
 
 def _elementwise(device: Device, accelerator: Accelerator) -> Iterator[Term]:
     """Norms, activations, dropout, residuals: limited by how often the tensors that are kept pass through memory."""
-    kept = replace(device, asked=replace(device.asked, recompute="none")).kept_once().only(phase="activations")
+    unchecked = device_of(device.whole, replace(device.asked, recompute="none"), device.layout, device.stage)
+    kept = unchecked.kept_once.only(phase="activations")
     rate, row = rates.memory(accelerator), rates.share("passes over what is kept")
     low, likely, high = rates.spread(row)
     again = float(rates.share("passes again")["likely"]) if device.training.recompute == "full" else 0
