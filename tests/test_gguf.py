@@ -155,7 +155,7 @@ def test_every_rule_names_types_mixes_and_conditions_that_exist():
     for row in tables.rows("gguf_rules"):
         assert row["type"] in types
         assert row["mixes"] == "*" or set(row["mixes"].split()) <= set(gguf.mixes())
-        assert set(row["when"].split()) <= set(gguf.CONDITIONS)
+        assert set(row["when"].split()) <= {*gguf.CONDITIONS, *gguf.LAYERED}
 
 
 def test_blocks_hold_every_parameter():

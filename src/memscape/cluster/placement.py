@@ -65,6 +65,11 @@ class Fit:
     layout: Layout
     held: Breakdown
 
+    @cached_property
+    def beside(self) -> int:
+        """The bytes beside weights, gradients and optimizer states."""
+        return int(self.held.total - sum(size for phase, size in self.held.by("phase").items() if phase in STATES))
+
 
 def room_of(accelerator: Accelerator, workload: Inference | Training, reserve: int | None) -> int:
     """Return the bytes of a device that may be used; an engine that fills the device has its own reserve.
@@ -119,7 +124,7 @@ class Search:
         `tried` collects what was held, `over` the layouts that hold too much before activations are counted.
         """
         for layout in _layouts(self.model, self.workload, devices, place.devices):
-            least = self._at_least(layout)
+            least = self._at_least(layout, place.room)
             if least > place.room:
                 over.append((least, layout))
                 continue
@@ -141,17 +146,22 @@ class Search:
                 return [Fit(layout, held)]
         return []
 
-    def _at_least(self, layout: Layout) -> int:
+    def _at_least(self, layout: Layout, room: int) -> int:
         """What the busiest device holds at least: its share of weights and gradients, and of the optimizer states."""
+        parts = int(layout.tensor * layout.pipeline)
         if isinstance(self.workload, Inference):
-            return self._least // int(layout.tensor * layout.pipeline)
+            return self._least // parts
+        least = _shared(layout, *self._of(Layout())) // parts
+        # the mean of the stages may say it already; the fullest one is worth a look only where it does not
+        if layout.zero == 3 or least > room:
+            return least
+        return _shared(layout, *self._of(Layout(tensor=layout.tensor, pipeline=layout.pipeline)))
+
+    def _of(self, layout: Layout) -> tuple[int, int]:
         split = layout.tensor, layout.pipeline
         if split not in self._states:
-            self._states[split] = self._split(Layout(tensor=layout.tensor, pipeline=layout.pipeline))
-        states, optimizer = self._states[split]
-        if layout.zero == 3:
-            return states // int(layout.replicas)
-        return states - optimizer + (optimizer // int(layout.replicas) if layout.zero else optimizer)
+            self._states[split] = self._split(layout)
+        return self._states[split]
 
     def _split(self, layout: Layout) -> tuple[int, int]:
         """The bytes of weights, gradients and optimizer states of the fullest stage; those of the last among them."""
@@ -177,15 +187,23 @@ class Search:
         if isinstance(asked, Inference) or (asked.global_batch is not None and layout.pipeline > 1):
             return False
         split = layout.tensor, layout.pipeline, layout.zero == 3
-        alike = (fit.held for fit in tried if (fit.layout.tensor, fit.layout.pipeline, fit.layout.zero == 3) == split)
-        return any(held.total - sum(held.only(phase=each).total for each in STATES) > place.room for held in alike)
+        alike = (fit for fit in tried if (fit.layout.tensor, fit.layout.pipeline, fit.layout.zero == 3) == split)
+        return any(fit.beside > place.room for fit in alike)
 
     @cached_property
     def _least(self) -> int:
         """The bytes that all devices together hold at least."""
         if isinstance(self.workload, Inference):
             return int(weights(self.model, self.workload.weights).total)
-        return self._split(Layout())[0]
+        return self._of(Layout())[0]
+
+
+def _shared(layout: Layout, states: int, optimizer: int) -> int:
+    """What is left of the states on one copy, where copies share all of them (ZeRO 3), the optimizer's, or none."""
+    copies = int(layout.replicas)
+    if layout.zero == 3:
+        return states // copies
+    return states - optimizer + (optimizer // copies if layout.zero else optimizer)
 
 
 def _sizes(server: int, least: int) -> Iterator[int]:

@@ -38,29 +38,40 @@ class GgufModel:
 
 
 @dataclass(frozen=True)
-class _Place:
-    """One tensor, as a condition sees it."""
+class _Of:
+    """A tensor of a model, as the conditions see it that hold for all its layers or for none."""
 
     model: GgufModel
-    layer: int
-    nth: int
     stacked: bool
     uneven: bool
     imatrix: bool
 
 
-CONDITIONS: dict[str, Callable[[_Place], bool]] = {
-    "falcon": lambda at: at.model.falcon,
-    "not_falcon": lambda at: not at.model.falcon,
-    "grouped_by_4": lambda at: at.model.heads // at.model.kv_heads >= 4,
-    "seventy_b": lambda at: at.model.layers == 80 and at.model.heads != at.model.kv_heads and not at.model.falcon,
-    "experts_4": lambda at: at.model.experts >= 4,
-    "experts_8": lambda at: at.model.experts == 8,
-    "not_experts_8": lambda at: at.model.experts != 8,
-    "not_stacked": lambda at: not at.stacked,
-    "uneven": lambda at: at.uneven,
-    "imatrix": lambda at: at.imatrix,
-    "no_imatrix": lambda at: not at.imatrix,
+@dataclass(frozen=True)
+class _Place:
+    """One tensor in one layer."""
+
+    model: GgufModel
+    layer: int
+    nth: int
+
+
+AtLayer = Callable[[_Place], bool]
+CONDITIONS: dict[str, Callable[[_Of], bool]] = {
+    "falcon": lambda of: of.model.falcon,
+    "not_falcon": lambda of: not of.model.falcon,
+    "grouped_by_4": lambda of: of.model.heads // of.model.kv_heads >= 4,
+    "seventy_b": lambda of: of.model.layers == 80 and of.model.heads != of.model.kv_heads and not of.model.falcon,
+    "experts_4": lambda of: of.model.experts >= 4,
+    "experts_8": lambda of: of.model.experts == 8,
+    "not_experts_8": lambda of: of.model.experts != 8,
+    "not_stacked": lambda of: not of.stacked,
+    "uneven": lambda of: of.uneven,
+    "imatrix": lambda of: of.imatrix,
+    "no_imatrix": lambda of: not of.imatrix,
+}
+# the conditions that differ from layer to layer
+LAYERED: dict[str, AtLayer] = {
     "layer_below_2": lambda at: at.layer < 2,
     "layer_below_4": lambda at: at.layer < 4,
     "first_sixteenth": lambda at: at.layer < at.model.layers // 16,
@@ -74,17 +85,6 @@ CONDITIONS: dict[str, Callable[[_Place], bool]] = {
         or at.layer >= 7 * at.model.layers // 8
         or (at.layer - at.model.layers // 8) % 3 == 2
     ),
-}
-
-# the conditions that differ from layer to layer
-LAYERED = {
-    "layer_below_2",
-    "layer_below_4",
-    "first_sixteenth",
-    "first_eighth",
-    "first_eighth_counted",
-    "middle",
-    "more_bits",
 }
 
 
@@ -109,13 +109,12 @@ def block(type_name: str) -> tuple[int, int]:
     return int(row["block_elements"]), int(row["block_bytes"])
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1 << 15)
 def tensor_types(mix: str, role: str, layers: tuple[int, ...], columns: int, model: GgufModel) -> Counter[str]:
     """Return how many of these layers hold the tensor in which type; see `tensor_type`."""
-    looks_at_layers = any(LAYERED & set(row["when"].split()) for row in _rows(mix, _kind(role, model)))
-    if looks_at_layers:
-        return Counter(tensor_type(mix, role, layer, columns, model) for layer in layers)
-    return Counter({tensor_type(mix, role, 0, columns, model): len(layers)})
+    if mix in mixes() and not _differs(mix, role, columns, model):
+        return Counter({tensor_type(mix, role, 0, columns, model): len(layers)})
+    return Counter(tensor_type(mix, role, layer, columns, model) for layer in layers)
 
 
 def tensor_type(mix: str, role: str, layer: int, columns: int, model: GgufModel) -> str:
@@ -126,22 +125,49 @@ def tensor_type(mix: str, role: str, layer: int, columns: int, model: GgufModel)
     or are published with one.
     Source:    llama_cpp_quantize
     """
-    row = tables.by_key("gguf_mixes").get(mix, {})
     if mix not in mixes():
         raise unknown("GGUF mix", mix, mixes())
-    default = row.get("default_type", mix)
+    default = _default(mix)
     if role in UNQUANTISED:
         return "F32"
     if block(default)[0] == 1:
         return default
     if role in NARROW:
         return NARROW[role]
-    uneven = columns % block(default)[0] != 0
     nth = layer + sum(each < layer for each in model.shared_experts) + role.endswith("_shexp")
-    stacked = role.endswith("_exps") or role in PER_HEAD
-    place = _Place(model, layer, nth, stacked, uneven, row.get("imatrix") == "yes")
-    given = _first_rule(mix, _kind(role, model), place) if row else "default"
+    at = _Place(model, layer, nth)
+    rules = _left(mix, role, columns % block(default)[0] != 0, model) if is_mix(mix) else ()
+    given = next((name for conditions, name in rules if all(holds(at) for holds in conditions)), "default")
     return _fitting(default if given == "default" else given, columns)
+
+
+def _default(mix: str) -> str:
+    return tables.by_key("gguf_mixes").get(mix, {}).get("default_type", mix)
+
+
+def _differs(mix: str, role: str, columns: int, model: GgufModel) -> bool:
+    """Whether the type of a tensor may differ from layer to layer."""
+    uneven = columns % block(_default(mix))[0] != 0
+    return is_mix(mix) and any(conditions for conditions, _ in _left(mix, role, uneven, model))
+
+
+@lru_cache(maxsize=1 << 15)
+def _left(mix: str, role: str, uneven: bool, model: GgufModel) -> tuple[tuple[tuple[AtLayer, ...], str], ...]:
+    """The rules that a model and its tensor leave open, in file order: what they ask of the layer, the type they give.
+
+    A rule that asks nothing of the layer is the last.
+    """
+    stacked = role.endswith("_exps") or role in PER_HEAD
+    of = _Of(model, stacked, uneven, tables.by_key("gguf_mixes")[mix].get("imatrix") == "yes")
+    found = []
+    for row in _rows(mix, _kind(role, model)):
+        names = row["when"].split()
+        if not all(CONDITIONS[name](of) for name in names if name in CONDITIONS):
+            continue
+        found.append((tuple(LAYERED[name] for name in names if name not in CONDITIONS), row["type"]))
+        if not found[-1][0]:
+            break
+    return tuple(found)
 
 
 def _kind(role: str, model: GgufModel) -> str:
@@ -152,19 +178,6 @@ def _kind(role: str, model: GgufModel) -> str:
     if model.fused_qkv and role in ("attn_q", "attn_k", "attn_v"):
         role = "attn_qkv"
     return ALIKE.get(role, role)
-
-
-def _first_rule(mix: str, kind: str, place: _Place) -> str:
-    for conditions, type_name in _rules(mix, kind):
-        if all(holds(place) for holds in conditions):
-            return type_name
-    return "default"
-
-
-@cache
-def _rules(mix: str, kind: str) -> tuple[tuple[tuple[Callable[[_Place], bool], ...], str], ...]:
-    """The rules that speak of this tensor in this mix, in file order: conditions and the type they give."""
-    return tuple((tuple(CONDITIONS[name] for name in row["when"].split()), row["type"]) for row in _rows(mix, kind))
 
 
 @cache
