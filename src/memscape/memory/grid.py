@@ -31,6 +31,8 @@ DEGREES = ("tensor", "pipeline", "data", "context", "expert", "interleave")
 TRAINING = ("micro_batch", "sequence_tokens", "target_tokens", "global_batch")
 INFERENCE = ("sequences", "prompt_tokens", "output_tokens", "reserved_tokens")
 AT_ONCE = 1 << 16
+# from so many points on a grid answers with totals, not with terms
+LARGE = 4096
 LARGEST_DEGREE = 1 << 20
 
 
@@ -42,7 +44,7 @@ def has_degrees(layout: Layout) -> bool:
 def is_large(workload: Inference | Training) -> bool:
     """Whether a workload has so many points that their terms would not be looked at one by one."""
     names = TRAINING if isinstance(workload, Training) else INFERENCE
-    return any(getattr(getattr(workload, name), "size", 1) > AT_ONCE for name in names)
+    return any(getattr(getattr(workload, name), "size", 1) > LARGE for name in names)
 
 
 def grid_totals(model: Model, workload: Inference | Training, layout: Layout, serve: Serve) -> Array:

@@ -63,7 +63,7 @@ def memory(
     The phases of serving are weights, kv_cache, activations and runtime; those of training are weights, gradients,
     optimizer_states, activations and buffers, as the program allocates them, without a runtime. `total` takes the
     likely value of each measured term, `low` and `high` its spread. Array input is answered element by element; where a
-    degree of the layout is an array, or for more than 65,536 points, by its total alone. With an accelerator, `notes`
+    degree of the layout is an array, or for more than 4,096 points, by its total alone. With an accelerator, `notes`
     also says what it has left, and an engine's defaults are those for that card.
     """
     layout, card = layout or Layout(), as_accelerator(accelerator)
