@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import replace
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from memscape import tables
-from memscape.cluster import Cluster, cluster
 from memscape.cluster.money import Offer, Prices, offers
 from memscape.cluster.placement import Search
 from memscape.cluster.server import Stand, placed
 from memscape.cluster.sizing import Setting
-from memscape.memory.timeline import memory
 from memscape.model import Model
 from memscape.performance import ServingTime, performance
 from memscape.problem import Problem, chosen
@@ -54,6 +51,39 @@ def plan(
     """
     import pandas
 
+    rows = candidates(
+        model,
+        workload,
+        accelerators=accelerators,
+        provider=provider,
+        region=region,
+        budget=budget,
+        latency_s=latency_s,
+        devices=devices,
+        node_devices=node_devices,
+        rank=rank,
+        reserve=reserve,
+        today=today,
+    )
+    return pandas.DataFrame(rows, columns=list(COLUMNS))
+
+
+def candidates(
+    model: Model,
+    workload: Inference | Training,
+    *,
+    accelerators: Collection[str] | None = None,
+    provider: str | None = None,
+    region: str | None = None,
+    budget: float | None = None,
+    latency_s: float | None = None,
+    devices: int | None = None,
+    node_devices: int | None = None,
+    rank: str = "cost",
+    reserve: int | None = None,
+    today: date | None = None,
+) -> list[dict[str, Any]]:
+    """Return the rows of `plan`, one dict for each accelerator; what is not known has no key."""
     by = RANKS[chosen("rank", rank, RANKS)]
     most = {"budget": budget, "latency_s": latency_s, "devices": devices, "node_devices": node_devices}
     for name, value in most.items():
@@ -64,10 +94,12 @@ def plan(
     search, limits = Search(model, workload), _Limits(budget, latency_s, devices, provider, region)
     today = today or date.today()
     rows = [_candidate(search, name, reserve, node_devices, limits, today) for name in names]
-    frame = pandas.DataFrame(rows, columns=[*COLUMNS, "stale"])
-    order = ["fits", "stale", by] if rank == "cost" else ["fits", by]
-    best = frame.sort_values(order, ascending=[each != "fits" for each in order], na_position="last", ignore_index=True)
-    return best.drop(columns="stale")
+
+    def place(row: dict[str, Any]) -> tuple[bool, bool, bool, float]:
+        value = row.get(by)
+        return not row["fits"], rank == "cost" and row.get("stale", False), value is None, value or 0
+
+    return sorted(rows, key=place)
 
 
 class _Limits:
@@ -141,61 +173,3 @@ def _latency(of: Setting) -> float | None:
     except Problem:
         return None
     return float(time.time_per_output_token_s if isinstance(time, ServingTime) else time.step_s)
-
-
-def advise(found: Cluster) -> pandas.DataFrame:
-    """Return single changes that lower the memory of the busiest device, those that harm least first.
-
-    One row each: `change` in words, `harm` (0: none, 1: speed, 2: quality or length), `saves_bytes` on the busiest
-    device, `devices` that the smallest cluster then needs (0 where none fits). A change that saves nothing has no row.
-    """
-    import pandas
-
-    rows = []
-    for words, harm, asked in _changes(found.workload):
-        try:
-            saved = found.held.total - memory(found.model, asked, found.layout).total
-        except Problem:
-            continue
-        if saved > 0:
-            rows.append((words, harm, int(saved), _devices(found, asked)))
-    frame = pandas.DataFrame(rows, columns=["change", "harm", "saves_bytes", "devices"])
-    return frame.sort_values(["harm", "saves_bytes"], ascending=[True, False], ignore_index=True)
-
-
-def _devices(found: Cluster, asked: Inference | Training) -> int:
-    try:
-        return cluster(found.model, asked, accelerator=found.accelerator).devices
-    except Problem:
-        return 0
-
-
-def _changes(workload: Inference | Training) -> list[tuple[str, int, Inference | Training]]:
-    """What can be changed, one thing at a time: words, harm, the changed workload."""
-    if isinstance(workload, Training):
-        return _of_training(workload)
-    half = replace(workload, sequences=max(1, workload.sequences // 2))
-    changes: list[tuple[str, int, Inference | Training]] = [
-        ("a KV cache in 8 bit", 0, replace(workload, kv_cache="fp8")),
-        ("read prompts in passes of 2,048 tokens", 1, replace(workload, prefill_tokens=2048)),
-        ("half as many sequences at once", 1, half),
-        ("weights in FP8", 2, replace(workload, weights="fp8")),
-        ("weights in 4 bit (GPTQ, groups of 128)", 2, replace(workload, weights="gptq-4bit-g128")),
-        ("half as long prompts", 2, replace(workload, prompt_tokens=workload.prompt_tokens // 2)),
-    ]
-    return changes
-
-
-def _of_training(training: Training) -> list[tuple[str, int, Inference | Training]]:
-    changes: list[tuple[str, int, Inference | Training]] = [
-        ("an optimizer update in one fused kernel", 0, replace(training, update="fused")),
-        ("a fused attention kernel", 0, replace(training, attention="sdpa")),
-        ("gradient checkpointing of every layer", 1, replace(training, recompute="full")),
-        ("8-bit states of AdamW", 2, replace(training, optimizer="adamw-8bit", update="single")),
-        ("LoRA adapters in place of all parameters", 2, replace(training, method="lora", freeze=())),
-        ("QLoRA adapters on 4-bit weights", 2, replace(training, method="qlora", freeze=())),
-    ]
-    if training.micro_batch > 1:
-        smaller = replace(training, micro_batch=1, global_batch=training.global_batch or training.micro_batch)
-        changes.append(("micro-batches of one sequence", 1, smaller))
-    return changes
