@@ -376,6 +376,16 @@ def test_no_cluster_fits_names_the_nearest():
         ms.cluster(ms.model("llama-3.1-8b"), training, accelerator="T4")
 
 
+def test_what_no_device_can_do_is_refused_for_its_own_reason():
+    """No layout is the reason that ALBERT cannot be trained so: the sentence of one device is said."""
+    asked = ms.Training(sequence_tokens=512, method="qlora", recompute="full")
+    with pytest.raises(ms.Problem) as alone:
+        ms.memory(ms.model("albert-base-v2"), asked)
+    with pytest.raises(ms.Problem) as said:
+        ms.cluster(ms.model("albert-base-v2"), asked, accelerator=H100_NAME)
+    assert str(said.value) == str(alone.value)
+
+
 def test_no_users_is_refused_before_anything_is_computed():
     with pytest.raises(ms.Problem, match="sequences is 0; use whole numbers from 1"):
         ms.Inference(sequences=0)

@@ -103,6 +103,7 @@ class Search:
         self.model, self.workload = model, workload
         self._held: dict[tuple[Layout, str], Breakdown | None] = {}
         self._states: dict[tuple[int, int], tuple[int, int]] = {}
+        self._refused: Problem | None = None
 
     def smallest(self, place: Place, most: int = 1) -> tuple[Fit, ...]:
         """Return the smallest layouts that fit; see `smallest_fits`."""
@@ -116,7 +117,10 @@ class Search:
                 break
         if found:
             return tuple(found)
-        raise _none(self.model, self.workload, place, tried or self._nearest(place, over))
+        tried = tried or self._nearest(place, over)
+        if not tried and self._refused:
+            raise self._refused
+        raise _none(self.model, self.workload, place, tried)
 
     def _fit_on(self, place: Place, devices: int, tried: list[Fit], over: list[tuple[int, Layout]]) -> Fit | None:
         """Return the first layout over some devices that fits, None if none does.
@@ -177,8 +181,8 @@ class Search:
         if known not in self._held:
             try:
                 self._held[known] = memory(self.model, self.workload, layout, accelerator if own else None)
-            except Problem:
-                self._held[known] = None
+            except Problem as refused:
+                self._held[known], self._refused = None, self._refused or refused
         return self._held[known]
 
     def _hopeless(self, layout: Layout, place: Place, tried: list[Fit]) -> bool:
