@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy
 import pytest
+from opened import Opened
 
 import memscape as ms
 from memscape.parallelism import DEGREES
@@ -110,27 +111,9 @@ def test_map_that_cannot_be_drawn_is_refused_in_a_sentence(across, up, message):
 # the page
 
 
-class Opened:
-    """The page: its controls by name, its outputs, and the files that it would hand out."""
-
-    def __init__(self, monkeypatch, query=""):
-        monkeypatch.setenv("QUERY_STRING", query)
-        given, original = [], controls.page
-        monkeypatch.setattr(controls, "page", lambda *arguments: given.extend(arguments) or original(*arguments))
-        root = pages.what_if()
-        self.fields = {field.name: field for field in given[0]}
-        self.calculate, self.outputs = given[1], given[3]
-        boxes = root.children[1].children
-        self.said = next(each for each in boxes[0].children if "said" in each._dom_classes)
-
-    @property
-    def seen(self):
-        return self.calculate(**{name: field.value for name, field in self.fields.items()})
-
-
 @pytest.fixture
 def page(monkeypatch):
-    return lambda query="": Opened(monkeypatch, query)
+    return lambda query="": Opened(monkeypatch, pages.what_if, query)
 
 
 def test_page_shows_both_scenarios_of_the_link(page):

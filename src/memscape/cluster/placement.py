@@ -269,8 +269,8 @@ def spread_of(layout: Layout) -> str:
 def too_much(model: Model, place: Place, fit: Fit) -> str:
     """Return by how much a layout misses, in words."""
     return (
-        f"{model.label} on {spread_of(fit.layout)} of {place.accelerator.name} needs {amount(fit.held.total, 'GiB')} "
-        f"of the {amount(place.room, 'GiB')} that each may use, {amount(fit.held.total - place.room, 'GiB')} too much"
+        f"{model.label} on {spread_of(fit.layout)} of {place.accelerator.name} needs {amount(fit.held.total)} "
+        f"of the {amount(place.room)} that each may use, {amount(fit.held.total - place.room)} too much"
     )
 
 

@@ -112,8 +112,8 @@ def left_of(peak: Breakdown, accelerator: Accelerator | None) -> Breakdown:
     if accelerator is None:
         return peak
     left = accelerator.usable_bytes - peak.total
-    what = f"leaves {amount(left, 'GiB')}" if left >= 0 else f"is {amount(-left, 'GiB')} too much"
-    note = f"of {amount(accelerator.usable_bytes, 'GiB')} usable on {accelerator.name} this {what}"
+    what = f"leaves {amount(left)}" if left >= 0 else f"is {amount(-left)} too much"
+    note = f"of {amount(accelerator.usable_bytes)} usable on {accelerator.name} this {what}"
     return replace(peak, notes=(*peak.notes, note))
 
 

@@ -73,8 +73,8 @@ def _most(needed: Callable[[int], Quantity], room: Quantity, what: str, card: Ac
     first = needed(1)
     if first > room:
         raise Problem(
-            f"{what} needs {amount(first, 'GiB')} of the {amount(room, 'GiB')} on {card.name}, "
-            f"{amount(first - room, 'GiB')} too much; use more devices, a smaller precision or another accelerator"
+            f"{what} needs {amount(first)} of the {amount(room)} on {card.name}, "
+            f"{amount(first - room)} too much; use more devices, a smaller precision or another accelerator"
         )
 
     def fits(value: int) -> bool:
@@ -106,7 +106,7 @@ def _precision(
     least = min(sized, key=lambda each: sized[each])
     short = memory(model, replace(workload, weights=least), layout, card).total - room
     raise Problem(
-        f"no precision makes {model.label} fit on {card.name}: {least} is {amount(short, 'GiB')} too much; "
+        f"no precision makes {model.label} fit on {card.name}: {least} is {amount(short)} too much; "
         f"use more devices or another accelerator"
     )
 
@@ -163,7 +163,7 @@ def _rows(
         held = beside.weights(each)
         left = room - held - beside.at_once()
         row = {"model": model.name, "precision": each, "fits": left >= 0, "weights_bytes": held, "left_bytes": left}
-        rows.append(row | beside.most(room - held) | {"why": "" if left >= 0 else f"{amount(-left, 'GiB')} too much"})
+        rows.append(row | beside.most(room - held) | {"why": "" if left >= 0 else f"{amount(-left)} too much"})
     return rows
 
 

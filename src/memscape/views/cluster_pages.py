@@ -3,174 +3,203 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import memscape as ms
-from memscape import units
-from memscape.breakdown import Breakdown
-from memscape.cluster import RESERVE_PERCENT, Cluster, Line
+from memscape import tables, units
+from memscape.cluster import RESERVE_PERCENT, Cluster
 from memscape.model import Model
-from memscape.views import controls, devices, figures, scenario, text
+from memscape.planner import layout_of
+from memscape.planner.advice import Change, changes
+from memscape.planner.plans import COLUMNS, candidates
+from memscape.problem import Problem
+from memscape.views import cluster_words as words
+from memscape.views import controls, devices, exports, figures, scenario, text
 from memscape.views.charts import Chart
+from memscape.views.controls import Control
 from memscape.workload import Inference, Training
 
-WORK = {"serving": "Serving", "training": "Training (mixed precision, AdamW)"}
+WORK = {"serving": "Serving", "training": "Training"}
 RESERVES = (0, 5, 10, 15, 20, 30)
-GROUPS = {
-    "devices": "Devices",
-    "host": "Each server",
-    "network": "Network",
-    "power": "Power and cooling",
-    "work": "What it does",
-    "money": "Money and carbon",
-    "reliability": "Failures",
-}
-MOST_OFFERS = 8
+COUNTS = {"": "as few as hold it"} | {str(2**power): f"{2**power:,}" for power in range(8)}
+UPDATES = tuple(2**power for power in range(13))
+MILLIONS = tuple(10**power for power in range(8))
+CENTS = {"": "by rule"} | {str(cents): f"{cents} US cents" for cents in (4, 6, 8, 10, 12, 15, 20, 25, 30, 40)}
+PUES = {"": "by rule"} | {each: each for each in ("1.05", "1.1", "1.2", "1.3", "1.4", "1.56", "1.8", "2.0")}
+RANKS = {"": "not now", "cost": "the cheapest first", "latency": "the fastest first", "devices": "the fewest first"}
+ANYWHERE = {"": "any provider"}
+MOST_DRAWN = 64
+MOST_STAGES = 16
 
 
 @dataclass(frozen=True)
 class Billed:
-    """What the page shows."""
+    """What the page shows; `missed` says why it did not fit on the devices that were asked for."""
 
     bill: Cluster
-    asked: Inference | Training
+    missed: str
+    advice: tuple[Change, ...]
+    plan: tuple[dict[str, Any], ...]
 
 
 def cluster() -> Any:
     """Return the page that turns a model and a goal into devices, servers, network, power and money."""
     models = scenario.ModelChoice("llama-3.1-70b")
+    work = controls.choice("work", "What for", scenario.named(WORK), "serving")
+    serving, training = _serving(), _training()
+    controls.shown_for(work, {"serving": serving, "training": training})
+    providers = ANYWHERE | {row["provider"]: row["provider"] for row in tables.rows("instances")}
     fields = (
         models.control,
-        controls.choice("work", "What for", scenario.named(WORK), "serving"),
-        scenario.weights_in(),
-        scenario.context(),
-        scenario.sequences(),
+        work,
+        *serving,
+        *training,
         scenario.accelerator(),
         controls.slider("reserve", "Memory kept free on each device, %", RESERVES, RESERVE_PERCENT),
+        controls.choice("provider", "Rented from", scenario.named(providers), ""),
+        controls.choice("cents", "Electricity for a kWh", scenario.named(CENTS), ""),
+        controls.choice("pue", "PUE: power of the site over power of its servers", scenario.named(PUES), ""),
+        controls.choice("rank", "Compare every accelerator", scenario.named(RANKS), ""),
     )
-    outputs = {
+    files = {"bill.csv": _bill_csv, "offers.csv": _offers_csv, "plan.csv": _plan_csv}
+    return controls.page(fields, _billed, _show, _outputs(), models.upload, files)
+
+
+def _serving() -> tuple[Control, ...]:
+    counts = controls.choice("devices", "Devices that there are", scenario.named(COUNTS), "")
+    return scenario.weights_in(), scenario.cache_in(), scenario.context(), scenario.sequences(), counts
+
+
+def _training() -> tuple[Control, ...]:
+    return (
+        controls.choice("method", "What is trained", scenario.named(scenario.METHODS), "full"),
+        scenario.checkpointing(),
+        scenario.micro_batch(),
+        scenario.length(),
+        controls.slider("batch", "Sequences in an update, over all devices", UPDATES, 1024),
+        controls.slider("millions", "Tokens of the run, in millions", MILLIONS, 10_000),
+    )
+
+
+def _outputs() -> dict[str, Any]:
+    return {
         "answer": controls.html("answer"),
         "bar": Chart(height=150),
-        "bill": controls.html("card"),
+        "summary": controls.html("card"),
+        "advice": controls.html("card"),
         "offers": controls.html("card"),
+        "plan": controls.html("card"),
         "tiles_words": controls.html("caption"),
         "tiles": Chart(height=300),
+        "bill": controls.html("card"),
         "notes": controls.html("card quiet"),
     }
-    return controls.page(fields, _billed, _show, outputs, models.upload)
+
+
+# the calculation
 
 
 def _billed(
-    model: Model, work: str, precision: str, tokens: int, sequences: int, accelerator: str, reserve: int
+    model: Model, work: str, accelerator: str, reserve: int, provider: str, cents: str, pue: str, rank: str, **own: Any
 ) -> Billed:
-    asked: Inference | Training
-    if work == "training":
-        fused = "transformers" if model.has_encoder else "megatron"
-        asked = Training(sequence_tokens=tokens, precision="bf16-mixed", implementation=fused, recompute="full")
-    else:
-        written = tokens if model.has_encoder else 0
-        asked = Inference(sequences=sequences, prompt_tokens=tokens, output_tokens=written, weights=precision)
-    return Billed(ms.cluster(model, asked, accelerator=accelerator, reserve=reserve), asked)
+    asked = _trained(model, own) if work == "training" else _served(model, own)
+    known = {
+        "reserve": reserve,
+        "tokens": own["millions"] * 10**6 if work == "training" else None,
+        "provider": provider or None,
+        "usd_per_kwh": float(cents) / 100 if cents else None,
+        "pue": float(pue) if pue else None,
+    }
+    count = own["devices"] if work == "serving" else ""
+    bill, missed = _held_by(model, asked, accelerator, count, known)
+    plan = candidates(model, asked, rank=rank, provider=provider or None, reserve=reserve) if rank else ()
+    return Billed(bill, missed, changes(bill), tuple(plan))
+
+
+def _held_by(
+    model: Model, asked: Inference | Training, name: str, count: str, known: dict[str, Any]
+) -> tuple[Cluster, str]:
+    """The cluster of as many devices as there are; the smallest, and why, where these do not hold it."""
+    if not count:
+        return ms.cluster(model, asked, accelerator=name, **known), ""
+    try:
+        layout = layout_of(model, int(count), ms.accelerator(name))
+        return ms.cluster(model, asked, accelerator=name, layout=layout, **known), ""
+    except Problem as problem:
+        return ms.cluster(model, asked, accelerator=name, **known), str(problem)
+
+
+def _served(model: Model, own: dict[str, Any]) -> Inference:
+    return Inference(
+        sequences=own["sequences"],
+        prompt_tokens=own["tokens"],
+        output_tokens=own["tokens"] if model.has_encoder else 0,
+        weights=own["precision"],
+        kv_cache=own["kv_cache"],
+    )
+
+
+def _trained(model: Model, own: dict[str, Any]) -> Training:
+    fused = own["method"] == "full" and not model.has_encoder
+    return Training(
+        micro_batch=own["micro_batch"],
+        sequence_tokens=own["sequence_tokens"],
+        global_batch=max(own["batch"], own["micro_batch"]),
+        precision="bf16-mixed" if own["method"] == "full" else "bf16",
+        implementation="megatron" if fused else "transformers",
+        recompute="full" if own["checkpointing"] else "none",
+        method=own["method"],
+    )
+
+
+# what is shown
 
 
 def _show(seen: Billed) -> dict[str, Any]:
     bill = seen.bill
     stages, columns = [bill.held] * bill.layout.pipeline, bill.layout.tensor * bill.layout.data
-    name = bill.accelerator.name
-    bar = figures.memory_bar(bill.held, bill.accelerator.usable_bytes, 1, name)
-    shown = min(columns, 64)
+    name, capacity = bill.accelerator.name, bill.accelerator.usable_bytes
+    shown = min(columns, MOST_DRAWN)
     left = "" if shown == columns else f", {shown} of {columns:,} drawn"
-    tiles = devices.tiles(stages[:16], shown, bill.accelerator.usable_bytes, f"{columns:,} devices on each stage{left}")
+    tiles = devices.tiles(stages[:MOST_STAGES], shown, capacity, f"{columns:,} devices on each stage{left}")
     return {
-        "answer": _answer(seen),
-        "bar": (bar, text.described(bill.held, f"The busiest {name}")),
-        "bill": f"<h2>The bill of materials</h2><p>Open a line to see where it comes from.</p>{_bill(bill)}",
-        "offers": f"<h2>Cloud instances that hold it</h2>{_offers(bill)}",
-        "tiles_words": f"<h2>The devices</h2>{text.legend([bill.held])}",
+        "answer": words.answer(bill, seen.missed),
+        "bar": (figures.memory_bar(bill.held, capacity, 1, name), text.described(bill.held, f"The busiest {name}")),
+        "summary": f"<h2>In short</h2>{words.summary(bill)}",
+        "advice": f"<h2>What would need less</h2><p>One change at a time, the least harm first.</p>"
+        f"{words.advice(bill, seen.advice)}",
+        "offers": f"<h2>Cloud instances that hold it</h2>{words.offers(bill)}",
+        "plan": f"<h2>Every accelerator</h2>{words.everywhere(seen.plan)}" if seen.plan else "",
+        "tiles_words": f"<h2>The devices</h2><p>{words.devices_of(bill)}</p>{text.legend([bill.held])}",
         "tiles": (tiles, f"{bill.devices:,} devices, each with {units.amount(bill.held.total)} at most"),
+        "bill": f"<h2>The bill of materials</h2><p>Open a line to see where it comes from.</p>{words.lines(bill)}",
         "notes": text.notes([*bill.held.notes, *bill.unknown, *bill.short]),
     }
 
 
-def _answer(seen: Billed) -> str:
-    bill = seen.bill
-    doing = "Training" if isinstance(seen.asked, Training) else "Serving"
-    rent = bill.offers[0] if bill.offers else None
-    money = (
-        f" The cheapest instance known that holds it is {rent.count:,} × <b>{escape(rent.instance.name)}</b> for "
-        f"<b>{rent.usd_per_hour.total:,.2f} USD an hour</b> ({escape(rent.dated)})."
-        if rent
-        else " No instance with a price in the catalogue holds it."
+# the files
+
+
+def _bill_csv(seen: Billed) -> str:
+    head = ("group", "line", "amount", "low", "high", "unit", "rule", "sources")
+    lines = ((each.group, each.name, each.amount, each.rule) for each in seen.bill.lines)
+    rows = (
+        (group, name, amount.total, amount.low, amount.high, amount.unit, rule, ", ".join(amount.sources))
+        for group, name, amount, rule in lines
     )
-    return (
-        f"<p class='over'>{doing} {escape(bill.model.label)} takes at least</p>"
-        f"<p class='big'>{bill.devices:,} × {escape(bill.accelerator.name)}</p><p class='lead'>"
-        f"The busiest one holds <b>{units.amount(bill.held.total)}</b>; {units.amount(bill.spare_bytes)} more may be "
-        f"used. They stand in {bill.nodes:,} {'server' if bill.nodes == 1 else 'servers'}.{money}</p>"
+    return exports.table(head, rows)
+
+
+def _offers_csv(seen: Billed) -> str:
+    head = ("provider", "instance", "count", "usd_per_hour", "price", "stale")
+    rows = (
+        (each.instance.provider, each.instance.name, each.count, each.usd_per_hour.total, each.dated, each.stale)
+        for each in seen.bill.offers
     )
+    return exports.table(head, rows)
 
 
-def _bill(bill: Cluster) -> str:
-    parts = []
-    for group, title in GROUPS.items():
-        lines = [_line(each) for each in bill.lines if each.group == group]
-        if lines:
-            parts.append(f"<h3>{title}</h3><div class='parts'>{''.join(lines)}</div>")
-    return "".join(parts)
-
-
-def _line(line: Line) -> str:
-    rows = [
-        (
-            escape(term.name),
-            " · ".join(text.symbol_html(name) for name in term.factors),
-            escape(term.substituted.partition(" = ")[0]),
-            escape(said(term.amount, line.amount.unit)),
-            text.source(term.source),
-        )
-        for term in line.amount
-    ]
-    opened = text.simple_table(("Term", "Formula", "Numbers", "Amount", "Source"), rows, "terms")
-    amount = escape(said(line.amount.total, line.amount.unit))
-    return (
-        f"<details><summary class='row'><span>{escape(line.name)}</span><span>{amount}{_range(line.amount)}</span>"
-        f"</summary><p>{escape(line.rule)}</p>{opened}</details>"
-    )
-
-
-def _range(amount: Breakdown) -> str:
-    """The lowest and highest, where the rule has a range."""
-    if amount.low == amount.high:
-        return ""
-    unit = amount.unit if amount.unit in ("bytes", "seconds") else ""
-    return f" <small>({escape(said(amount.low, unit))} to {escape(said(amount.high, unit))})</small>"
-
-
-def said(value: float, unit: str) -> str:
-    """Return an amount of a bill in words: bytes in GB, money with cents, times in the unit that suits them."""
-    if unit == "bytes":
-        return units.amount(value)
-    if unit == "seconds":
-        return units.seconds(value)
-    if unit.startswith("USD"):
-        return f"{value:,.2f} {unit}"
-    number = f"{value:,.0f}" if value == int(value) or abs(value) >= 1000 else f"{value:,.3g}"
-    return f"{number} {unit}".strip()
-
-
-def _offers(bill: Cluster) -> str:
-    rows = [
-        (
-            escape(each.instance.provider),
-            escape(each.instance.name),
-            f"{each.count:,}",
-            f"{each.usd_per_hour.total:,.2f}",
-            escape(each.dated),
-        )
-        for each in bill.offers[:MOST_OFFERS]
-    ]
-    if not rows:
-        return "<p>None with a price in the catalogue.</p>"
-    table: str = text.simple_table(("Provider", "Instance", "Count", "USD an hour", "Price"), rows, "compared")
-    return table
+def _plan_csv(seen: Billed) -> str:
+    if not seen.plan:
+        raise Problem('nothing has been compared yet; choose an order under "Compare every accelerator"')
+    return exports.table(COLUMNS, ([row.get(name, "") for name in COLUMNS] for row in seen.plan))

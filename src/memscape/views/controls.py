@@ -96,6 +96,18 @@ def switch(name: str, label: str, value: bool) -> Control:
     return Control(name, box, bool, lambda on: str(int(on)), {"0": False, "1": True}.get)
 
 
+def shown_for(choice: Control, kinds: Mapping[str, Sequence[Control]]) -> None:
+    """Show of the controls that belong to the values of a choice those of the chosen value alone."""
+
+    def follow(_change: Any = None) -> None:
+        for kind, fields in kinds.items():
+            for field in fields:
+                field.widget.layout.display = None if kind == choice.value else "none"
+
+    choice.widget.observe(follow, names="value")
+    follow()
+
+
 def html(style: str) -> Any:
     """Return a place for HTML; `style` names its classes, "answer" is the headline."""
     return _styled(widgets.HTML(), style)

@@ -74,7 +74,9 @@ def fields(model: Control) -> tuple[Control, ...]:
         for name in ("tokens", "sequences")
     ]
     found = (model, work, *own.values(), *sizes, _other_model(), *changes.values(), *times, *_looks())
-    _hide(work, own | changes)
+    every = own | changes
+    kinds = {kind: [every[each] for name in names for each in (name, f"{name}_b")] for kind, names in ONLY.items()}
+    controls.shown_for(work, kinds)
     return found
 
 
@@ -105,18 +107,6 @@ def _looks() -> tuple[Control, ...]:
         controls.choice("percent", "Which input matters: lower and raise each by", scenario.named(PERCENT), "10"),
         controls.choice("fits_in", "What else fits: weights in", precisions, "bf16"),
     )
-
-
-def _hide(work: Control, fields: dict[str, Control]) -> None:
-    """Show the controls of the chosen work alone."""
-    kinds = {name: kind for kind, names in ONLY.items() for each in names for name in (each, f"{each}_b")}
-
-    def follow(_change: Any = None) -> None:
-        for name, field in fields.items():
-            field.widget.layout.display = None if kinds[name] == work.value else "none"
-
-    work.widget.observe(follow, names="value")
-    follow()
 
 
 def changed(work: str, model_b: str, asked: dict[str, Any]) -> tuple[str, ...]:
