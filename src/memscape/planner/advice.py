@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas
 
 # what a change costs: nothing that is noticed, speed, quality or length
-HARM = ("none", "speed", "quality or length")
+HARM = ("nothing is lost", "slower", "less quality, or shorter")
 Asked = Inference | Training
 
 

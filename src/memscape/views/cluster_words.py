@@ -25,6 +25,7 @@ GROUPS = {
 }
 MOST_OFFERS = 8
 BEST = 12
+WHOLE = 1000  # from so many dollars on cents are not shown
 # what a manager asks first, by the names of the lines
 SHORT = (
     *("devices", "nodes", "racks", "power of a node", "average power of the site"),
@@ -62,7 +63,7 @@ def summary(bill: Cluster) -> str:
     """Return the lines that a manager asks for first."""
     names = [name for name in SHORT if name in bill.names]
     rows = [(escape(_title(name)), _amount(bill.amount(name))) for name in names]
-    table: str = text.simple_table(("What", "Amount"), rows, "compared")
+    table: str = text.simple_table(("What", "Amount"), rows, "compared wraps")
     return table
 
 
@@ -110,7 +111,7 @@ def said(value: float, unit: str) -> str:
     if unit == "seconds":
         return units.seconds(value)
     if unit.startswith("USD"):
-        return f"{value:,.2f} {unit}"
+        return f"{value:,.{0 if value >= WHOLE else 2}f} {unit}"
     number = f"{value:,.0f}" if value == int(value) or abs(value) >= 1000 else f"{value:,.3g}"
     one = value == 1 and unit.isalpha() and unit.endswith("s")
     return f"{number} {_singular(unit) if one else unit}".strip()
@@ -128,10 +129,9 @@ def offers(bill: Cluster) -> str:
     """Return the cloud instances that hold it, the cheapest first, those with stale prices last and marked."""
     rows = [
         (
-            f"{escape(each.instance.provider)} {escape(each.instance.name)}",
-            f"{each.count:,}",
+            f"{each.count:,} × {escape(each.instance.provider)} {escape(each.instance.name)}"
+            f"<br><small>{_dated(each.usd_per_hour.notes[0], each.stale)}</small>",
             f"{each.usd_per_hour.total:,.2f}",
-            ("<b class='stale'>stale</b> " if each.stale else "") + escape(each.usd_per_hour.notes[0]),
         )
         for each in bill.offers[:MOST_OFFERS]
     ]
@@ -140,7 +140,7 @@ def offers(bill: Cluster) -> str:
     more = len(bill.offers) - len(rows)
     rest = f"<p>{more:,} more are in the file below.</p>" if more > 0 else ""
     stale = "<p>A stale price is older than a year; look it up again.</p>" if any(o.stale for o in bill.offers) else ""
-    head = ("Instance", "Count", "USD an hour", "Price")
+    head = ("Instances", "USD an hour")
     return f"{text.simple_table(head, rows, 'compared wraps')}{rest}{stale}"
 
 
@@ -148,16 +148,15 @@ def advice(bill: Cluster, found: Sequence[Change]) -> str:
     """Return the single changes that need less, with what they save and the devices that would then do."""
     rows = [
         (
-            escape(_title(each.change)),
+            f"{escape(_title(each.change))}<br><small>{HARM[each.harm]}</small>",
             units.amount(each.saves_bytes),
             _then(bill.devices, each.devices),
-            HARM[each.harm],
         )
         for each in found
     ]
     if not rows:
         return "<p>No single change of those known needs less.</p>"
-    table: str = text.simple_table(("Change", "Saves on a device", "Would do", "Harm to"), rows, "compared wraps")
+    table: str = text.simple_table(("Change, and its price", "Saves on a device", "Would do"), rows, "compared wraps")
     return table
 
 
@@ -171,7 +170,7 @@ def everywhere(rows: Sequence[dict[str, Any]]) -> str:
     """Return the plan: every accelerator that does, the best first, and in a part to open the others with their why."""
     good = [row for row in rows if row["fits"]]
     bad = [row for row in rows if not row["fits"]]
-    head = ("Accelerator", "Devices", "USD an hour", "Price", "One token or update")
+    head = ("Devices", "USD an hour", "One token or update")
     best = text.simple_table(head, [_candidate(row) for row in good[:BEST]], "compared wraps")
     more = text.simple_table(head, [_candidate(row) for row in good[BEST:]], "compared wraps")
     why = text.simple_table(
@@ -194,15 +193,20 @@ def _folded(part: str, title: str, inner: str) -> str:
 
 def _candidate(row: dict[str, Any]) -> tuple[str, ...]:
     price, time = row["usd_per_hour"], row["latency_s"]
-    stale = "<b class='stale'>stale</b> " if row["stale"] else ""
-    dated = escape(row["price_of"].partition(";")[0])
+    money = "not known"
+    if price is not None:
+        of = f"{row['instances']:,} × {row['instance']}, {row['price_of'].partition('; stale')[0]}"
+        money = f"{price:,.2f}<br><small>{_dated(of, row['stale'])}</small>"
     return (
-        escape(row["accelerator"]),
-        f"{row['devices']:,}",
-        "not known" if price is None else f"{price:,.2f}",
-        f"{stale}{row['instances']:,} × {escape(row['instance'])}, {dated}" if price is not None else "–",
+        f"{row['devices']:,} × {escape(row['accelerator'])}",
+        money,
         "not known" if time is None else units.seconds(time),
     )
+
+
+def _dated(words: str, stale: bool) -> str:
+    """The day of a price, with a mark where it is stale."""
+    return ("<b class='stale'>stale</b> " if stale else "") + escape(words)
 
 
 def devices_of(bill: Cluster) -> str:
