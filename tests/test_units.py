@@ -42,5 +42,15 @@ def test_exact_keeps_every_digit():
 
 
 def test_unknown_system_is_refused():
-    with pytest.raises(Problem, match='unknown unit system "GO"; use "GB" or "GiB"'):
+    with pytest.raises(Problem, match='unknown unit system "GO"; did you mean "GB"'):
         units.amount(1, "GO")
+
+
+def test_what_is_shown_in_gib_says_so_everywhere():
+    """IEC 80000-13: 2**30 bytes are a GiB; the system that is chosen holds for words, pairs and axes alike."""
+    with units.shown_in("GiB"):
+        assert units.amount(811_706_777_600) == "756 GiB" and units.both(811_706_777_600) == "756 GiB (812 GB)"
+        assert units.scaled(2**30) == 1 and (2**40, "TiB") in units.scales()
+    assert units.both(811_706_777_600) == "812 GB (756 GiB)" and (10**9, "GB") in units.scales()
+    with pytest.raises(Problem, match="unknown unit system"), units.shown_in("GO"):
+        pass

@@ -6,7 +6,11 @@ to decide whether a model fits, so an amount of memory is never shown without on
 
 from __future__ import annotations
 
-from memscape.problem import Problem, one_of
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from memscape.problem import chosen
 
 GB = 10**9
 GIB = 2**30
@@ -15,18 +19,66 @@ MIB = 2**20
 _DECIMAL = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 SYSTEMS = {"GB": (1000, _DECIMAL), "GiB": (1024, _BINARY)}
+_shown: ContextVar[str] = ContextVar("shown", default="GB")
 
 
-def amount(size_bytes: float, system: str = "GB", digits: int = 3) -> str:
+@contextmanager
+def shown_in(system: str) -> Iterator[None]:
+    """Say amounts in "GB" or in "GiB" where nothing else is asked for, as long as this lasts.
+
+    >>> with shown_in("GiB"):
+    ...     amount(811706777600)
+    '756 GiB'
+    """
+    token = _shown.set(chosen("unit system", system, SYSTEMS))
+    try:
+        yield
+    finally:
+        _shown.reset(token)
+
+
+def shown() -> str:
+    """Return the system that amounts are said in: "GB" or "GiB"."""
+    return _shown.get()
+
+
+def amount(size_bytes: float, system: str | None = None, digits: int = 3) -> str:
     """Return an amount of memory with `digits` significant digits in the decimal ("GB") or binary ("GiB") system.
+
+    Without a system it is the one that is shown now, see `shown_in`; "GB" where nobody has chosen.
 
     >>> amount(811706777600), amount(811706777600, "GiB"), amount(512)
     ('812 GB', '756 GiB', '512 B')
     """
-    if system not in SYSTEMS:
-        raise Problem(f'unknown unit system "{str(system)[:20]}"; use {one_of(SYSTEMS)}')
-    base, names = SYSTEMS[system]
+    base, names = SYSTEMS[chosen("unit system", system or shown(), SYSTEMS)]
     return _scaled(size_bytes, base, names, digits)
+
+
+def both(size_bytes: float, digits: int = 3) -> str:
+    """Return an amount in both systems, the one that is shown first: `812 GB (756 GiB)`."""
+    other = next(system for system in SYSTEMS if system != shown())
+    return f"{amount(size_bytes, digits=digits)} ({amount(size_bytes, other, digits)})"
+
+
+def scales() -> tuple[tuple[int, str], ...]:
+    """Return the units of the system that is shown, each with its bytes, from MB on: what an axis may count in."""
+    base, names = SYSTEMS[shown()]
+    return tuple((base**power, name) for power, name in enumerate(names) if power >= 2)
+
+
+def gb(size_bytes: float) -> float:
+    """Return bytes in GB (1e9 bytes)."""
+    return size_bytes / GB
+
+
+def gib(size_bytes: float) -> float:
+    """Return bytes in GiB (2**30 bytes)."""
+    return size_bytes / GIB
+
+
+def scaled(size_bytes: float) -> float:
+    """Return bytes in GB, or in GiB where that is shown: the number that an axis of that name has."""
+    return gib(size_bytes) if shown() == "GiB" else gb(size_bytes)
 
 
 def count(value: float, digits: int = 3) -> str:
@@ -60,16 +112,6 @@ def seconds(value: float, digits: int = 3) -> str:
         if value >= size or name == "ms":
             return f"{float(f'{value / size:.{digits}g}'):,g} {name}"
     return ""
-
-
-def gb(size_bytes: float) -> float:
-    """Return bytes in GB (1e9 bytes)."""
-    return size_bytes / GB
-
-
-def gib(size_bytes: float) -> float:
-    """Return bytes in GiB (2**30 bytes)."""
-    return size_bytes / GIB
 
 
 def _scaled(value: float, base: int, names: tuple[str, ...], digits: int) -> str:

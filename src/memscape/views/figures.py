@@ -13,28 +13,6 @@ Figure = dict[str, Any]
 MOST_EDGES = 64
 MARGIN = {"l": 10, "r": 16, "t": 8, "b": 52}
 
-LOGARITHMIC: Figure = {
-    "xaxis": {
-        "type": "log",
-        "tickvals": [16**power for power in range(6)],
-        "ticktext": ["1", "16", "256", "4k", "64k", "1M"],
-        "tickangle": 0,
-        "title": {"text": "tokens in each conversation", "standoff": 8},
-        "fixedrange": True,
-    },
-    "yaxis": {
-        "type": "log",
-        "dtick": 1,
-        "title": {"text": "GB", "standoff": 4},
-        "automargin": True,
-        "fixedrange": True,
-        "exponentformat": "none",
-        "separatethousands": True,
-    },
-    "legend": {"orientation": "h", "y": 1, "yanchor": "bottom", "x": 0},
-    "margin": {"l": 60, "r": 20, "t": 8, "b": 52},
-}
-
 
 def memory_bar(served: Breakdown, capacity_bytes: float, devices: int, device: str) -> Figure:
     """Return one stacked bar of what is held against the memory of the devices, with a line at the end of each."""
@@ -60,11 +38,7 @@ def memory_bar(served: Breakdown, capacity_bytes: float, devices: int, device: s
 
 def scale_of(largest: float) -> tuple[float, str]:
     """Return the unit in which an axis stays below 2,000, and its bytes."""
-    return next(
-        (step, name)
-        for step, name in ((1e6, "MB"), (1e9, "GB"), (1e12, "TB"), (1e15, "PB"), (1e18, "EB"))
-        if largest < 2e3 * step
-    )
+    return next((step, name) for step, name in units.scales() if largest < 2e3 * step)
 
 
 def _segment(name: str, size: float, unit: str, colour: str) -> Figure:
@@ -87,7 +61,7 @@ def _edge(place: float) -> Figure:
 def groups(breakdown: Breakdown, unit: str) -> Figure:
     """Return one horizontal bar for each group of a breakdown, largest first."""
     sums = sorted(breakdown.by("group").items(), key=lambda item: item[1])
-    scale, label = (1e9, "GB") if unit == "bytes" else _counts(breakdown.total)
+    scale, label = units.scales()[1] if unit == "bytes" else _counts(breakdown.total)
     bar = {
         "type": "bar",
         "orientation": "h",
@@ -137,19 +111,43 @@ def growth(
     words, size = level
     flat = _line(words, (tokens[0], tokens[-1]), (size, size), 0)
     flat["line"] = {"width": 2, "color": "var(--part-weights)", "dash": "longdash"}
-    return {"data": [*lines, flat, _point(here)], "layout": LOGARITHMIC}
+    return {"data": [*lines, flat, _point(here)], "layout": _logarithmic(units.shown())}
 
 
 def lengths(curves: Mapping[str, Mapping[int, int]], here: tuple[int, int]) -> Figure:
     """Return activations against the length of a sequence, one line for each way, and the chosen point."""
     lines = [_line(name, [*sizes], [*sizes.values()], place) for place, (name, sizes) in enumerate(curves.items())]
-    axis = LOGARITHMIC["xaxis"] | {
+    layout = _logarithmic(f"{units.shown()} kept of one sequence")
+    layout["xaxis"] |= {
         "tickvals": [2**power for power in range(7, 18, 2)],
         "ticktext": ["128", "512", "2k", "8k", "32k", "128k"],
         "title": {"text": "tokens in each sequence", "standoff": 8},
     }
-    high = LOGARITHMIC["yaxis"] | {"title": {"text": "GB kept of one sequence", "standoff": 4}}
-    return {"data": [*lines, _point(here)], "layout": LOGARITHMIC | {"xaxis": axis, "yaxis": high}}
+    return {"data": [*lines, _point(here)], "layout": layout}
+
+
+def _logarithmic(title: str) -> Figure:
+    return {
+        "xaxis": {
+            "type": "log",
+            "tickvals": [16**power for power in range(6)],
+            "ticktext": ["1", "16", "256", "4k", "64k", "1M"],
+            "tickangle": 0,
+            "title": {"text": "tokens in each conversation", "standoff": 8},
+            "fixedrange": True,
+        },
+        "yaxis": {
+            "type": "log",
+            "dtick": 1,
+            "title": {"text": title, "standoff": 4},
+            "automargin": True,
+            "fixedrange": True,
+            "exponentformat": "none",
+            "separatethousands": True,
+        },
+        "legend": {"orientation": "h", "y": 1, "yanchor": "bottom", "x": 0},
+        "margin": {"l": 60, "r": 20, "t": 8, "b": 52},
+    }
 
 
 def _point(here: tuple[int, int]) -> Figure:
@@ -165,9 +163,9 @@ def _line(name: str, tokens: Sequence[int], sizes: Sequence[int], place: int) ->
         "mode": "lines",
         "name": name,
         "x": list(tokens),
-        "y": [units.gb(size) for size in sizes],
+        "y": [units.scaled(size) for size in sizes],
         "line": {"width": 3, "color": f"var(--series-{place})", "dash": ("solid", "dash", "dot", "dashdot")[place % 4]},
-        "hovertemplate": f"{name}: %{{x:,}} tokens, %{{y:,.2f}} GB<extra></extra>",
+        "hovertemplate": f"{name}: %{{x:,}} tokens, %{{y:,.2f}} {units.shown()}<extra></extra>",
     }
 
 

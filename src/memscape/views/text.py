@@ -46,7 +46,7 @@ def name_of(part: str) -> str:
 def amount(value: float, unit: str) -> str:
     """Return an amount with its unit: bytes in GB and GiB, counts in words."""
     if unit == "bytes":
-        return f"{units.amount(value)} ({units.amount(value, 'GiB')})"
+        return units.both(value)
     return f"{units.count(value)} {unit}"
 
 

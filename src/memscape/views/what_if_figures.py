@@ -82,7 +82,7 @@ def heat_map(seen: Surface, here: tuple[int, int], titles: tuple[str, str]) -> F
 
     Columns and rows are counted, so that equal ratios are equally wide; shades are levels, so that little is sent.
     """
-    gb = [[float(f"{units.gb(each):.3g}") for each in row] for row in seen.totals]
+    gb = [[float(f"{units.scaled(each):.3g}") for each in row] for row in seen.totals]
     cells = {
         "type": "heatmap",
         "z": _levels(seen).tolist(),
@@ -91,7 +91,7 @@ def heat_map(seen: Surface, here: tuple[int, int], titles: tuple[str, str]) -> F
         "zmax": 2 * LEVELS - 1,
         "colorscale": SHADES,
         "showscale": False,
-        "hovertemplate": "%{customdata:,} GB<extra></extra>",
+        "hovertemplate": f"%{{customdata:,}} {units.shown()}<extra></extra>",
     }
     places = [_place(values, value) for (_, values), value in zip((seen.across, seen.up), here, strict=True)]
     point = {
