@@ -20,7 +20,7 @@ ORDER = (
     "memory.optimizers", "memory.adapters", "memory.training_states", "memory.scratch", "memory.buffers",
     "memory.offload", "forward", "memory.megatron", "memory.kept", "memory.step", "memory.activations",
     "memory.request", "memory.grid", "memory.timeline", "memory.alignment",
-    "performance", "cluster", "planner", "views", "dashboard",
+    "performance", "cluster", "planner", "reality", "views", "dashboard",
 )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ GIB, MIB = 2**30, 2**20
 H100 = ms.accelerator("H100 SXM 80GB")
 VLLM = ms.Inference(engine="vllm", prompt_tokens=8192, output_tokens=0, gpu_memory_utilization=0.95)
 LLAMA = ms.model("llama-3.1-8b")
-STARTUP = rows("vllm_startup")
+STARTUP = tables.rows("vllm_startup")
 DIVIDED = ("heads", "ffn_size", "expert_ffn_size", "shared_ffn_size")
 
 

@@ -38,9 +38,9 @@ def test_size_equals_what_llama_bench_prints(row):
     assert round(ms.weights(ms.model(row["model"]), row["mix"]).total / 2**30, 2) == float(row["gib"])
 
 
-@pytest.mark.parametrize("row", rows("gguf_files"), ids=lambda row: f"{row['model']}-{row['mix']}")
+@pytest.mark.parametrize("row", tables.rows("published_files"), ids=lambda row: f"{row['model']}-{row['mix']}")
 def test_size_is_that_of_a_published_file(row):
-    """gguf_files.csv: files on the Hub; the file also holds the tokenizer, and its size is rounded: 0.1 %."""
+    """published_files.csv: files on the Hub; the file also holds the tokenizer, and its size is rounded: 0.1 %."""
     assert ms.weights(ms.model(row["model"]), row["mix"]).total / 1e9 == pytest.approx(float(row["gb"]), rel=1e-3)
 
 

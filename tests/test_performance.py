@@ -6,83 +6,36 @@ import math
 
 import numpy
 import pytest
-from published import rows
 
 import memscape as ms
+from memscape import tables
 from memscape.parallelism import shard_model
 from memscape.performance import checkpoint_time, load_time
 from memscape.performance.links import groups, link, network, within_node
 from memscape.performance.serving import handover_s, speculative_speedup
 from memscape.performance.traffic import training_traffic
 from memscape.performance.work import distinct_experts, forward_flops, matrix_parameters
+from memscape.reality.measured import predicted_run, published_seconds, run_of
 
 H100 = "H100 SXM 80GB"
-# what our shares of the peak do not explain: runs whose published speed is further off than 20 %
-FURTHER_OFF = {
-    "DeepSeek-V3, 2048 H800": "FP8 matrices and exchanges hidden by DualPipe are not modelled",
-    "MT-NLG 530B, 2240 A100": "slower than the same model under Megatron a year later",
-    "MT-NLG 530B, 2800 A100": "slower than the same model under Megatron a year later",
-    "MT-NLG 530B, 3360 A100": "slower than the same model under Megatron a year later",
-}
-# what does not fit by our count of the run as it is described
-TOO_LARGE = {
-    "DeepSeek-V3, 2048 H800": "its FP8 activations and recomputed norms are not modelled",
-    "Llama 3 405B, 8192 H100, 8,192 tokens": "one percent above; the paper tunes the micro-batches in flight",
-}
+
+RUNS = tables.rows("published_runs")
 
 
-def _run(row):
-    degrees = {
-        name: int(row[name]) for name in ("tensor", "pipeline", "data", "context", "expert", "interleave", "zero")
-    }
-    layout = ms.Layout(**degrees, sharding=row["sharding"], sequence_parallel=row["sequence_parallel"] == "yes")
-    training = ms.Training(
-        micro_batch=int(row["micro_batch"]),
-        sequence_tokens=int(row["sequence_tokens"]),
-        global_batch=int(row["global_batch"]),
-        precision="bf16-mixed",
-        gradients=row["gradients"],
-        implementation="megatron",
-        recompute=row["recompute"],
-        attention=row["attention"],
-    )
-    return ms.model(row["model"]), training, layout
-
-
-def _seconds(row, model, training, layout, found):
-    """The published figure as the seconds of a step."""
-    published, tokens = float(row["published"]), training.global_batch * training.sequence_tokens
-    if row["quantity"] == "seconds per step":
-        return published
-    if row["quantity"] == "tokens per second and device":
-        return tokens / (published * layout.devices)
-    if row["quantity"] == "model FLOPs utilisation in percent":
-        return found.model_flops / (published / 100 * found.peak_flops * layout.devices)
-    if row["quantity"] == "causal TFLOP/s per device":
-        return found.causal_flops / (published * 1e12 * layout.devices)
-    h, layers, s, v = model.hidden_size, model.layers, training.sequence_tokens, model.vocab_size
-    # Narayanan et al. 2021, equation 3, which counts recomputation
-    flops = 96 * training.global_batch * s * layers * h**2 * (1 + s / (6 * h) + v / (16 * layers * h))
-    return flops / (published * 1e12 * layout.devices)
-
-
-@pytest.mark.parametrize("row", rows("published_runs"), ids=lambda row: row["run"])
+@pytest.mark.parametrize("row", RUNS, ids=lambda row: row["run"])
 def test_published_runs_are_as_fast_as_predicted(row):
     """The run's source, within 20 % with one set of shares; four runs are not, and must be named with a reason."""
-    model, training, layout = _run(row)
-    network = float(row["network_gb_per_s"]) if row["network_gb_per_s"] else None
-    found = ms.performance(model, training, row["accelerator"], layout, network)
-    off = abs(found.step_s / _seconds(row, model, training, layout, found) - 1)
-    assert (off <= 0.20) != (row["run"] in FURTHER_OFF), f"{off:.1%}"
+    found = predicted_run(row)
+    off = abs(found.step_s / published_seconds(row, found) - 1)
+    assert (off <= 0.20) != bool(row["speed_off_because"]), f"{off:.1%}"
     assert off <= 0.45
 
 
-@pytest.mark.parametrize("row", rows("published_runs"), ids=lambda row: row["run"])
+@pytest.mark.parametrize("row", RUNS, ids=lambda row: row["run"])
 def test_published_runs_fit_on_their_hardware(row):
     """The run's source: it ran there. Two do not by our count, and must be named with a reason."""
-    model, training, layout = _run(row)
     card = ms.accelerator(row["accelerator"])
-    assert (ms.memory(model, training, layout).total <= card.usable_bytes) != (row["run"] in TOO_LARGE)
+    assert (ms.memory(*run_of(row)).total <= card.usable_bytes) != bool(row["too_large_because"])
 
 
 def test_flops_are_twice_the_matrices_and_half_of_the_square():

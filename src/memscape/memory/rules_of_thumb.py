@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from memscape.breakdown import Breakdown, Quantity, Term
 from memscape.catalog import Accelerator
+from memscape.memory.parameters import parameters
+from memscape.memory.weights import bits_per_weight, weights
 from memscape.model import Model
-from memscape.workload import Training
+from memscape.workload import Inference, Training
 
 
 def two_tensors_a_layer(model: Model, training: Training) -> Breakdown:
@@ -57,3 +59,109 @@ def room(needed: Breakdown, accelerator: Accelerator) -> Quantity:
     usable bytes - needed bytes      [bytes]
     """
     return accelerator.usable_bytes - needed.total
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A common rule: its words, what it answers by phase, and why it errs."""
+
+    name: str
+    says: str
+    errs: str
+    answer: Breakdown
+
+    def worst(self, exact: Breakdown) -> str:
+        """Return the phase in which the rule is furthest from the exact answer, in bytes."""
+        mine, real = self.answer.by("phase"), exact.by("phase")
+        return max({**real, **mine}, key=lambda phase: abs(mine.get(phase, 0) - real.get(phase, 0)))
+
+
+def rules(model: Model, workload: Inference | Training) -> tuple[Rule, ...]:
+    """Return what common rules answer for a model and a workload, each by phase as `ms.memory` is.
+
+    Holds for: nothing in particular; they stand here to be compared with `ms.memory`.
+    Sources: transformer_math, rajbhandari2020, korthikanti2022, article2024
+    """
+    return _of_training(model, workload) if isinstance(workload, Training) else _of_serving(model, workload)
+
+
+def _of_serving(model: Model, asked: Inference) -> tuple[Rule, ...]:
+    held = _weights(model, asked.weights)
+    added = {"percent": 20, "one_percent": 1 / 100, "weight_bytes": held.amount}
+    fifth = Term("a fifth more", added, "other", "runtime", "transformer_math")
+    tokens = {"sequences": asked.sequences, "tokens": asked.prompt_tokens + asked.output_tokens}
+    width = {"layers": model.layers, "hidden_size": model.hidden_size, "bytes_per_element": 2}
+    wide = Term("keys and values of the whole width", {"keys_and_values": 2, **tokens, **width}, "other", "kv_cache")
+    two = {"tensors_per_layer": 2, **tokens, **width}
+    kept = Term("two tensors a layer", two, "other", "activations", "article2024")
+    return (
+        Rule("Weights alone", "parameters × bytes", "It leaves out the cache, which grows with users.", _sum(held)),
+        Rule(
+            "A fifth more",
+            "parameters × bytes × 1.2",
+            "What comes beside the weights does not follow from the weights: it follows from tokens.",
+            _sum(held, fifth),
+        ),
+        Rule(
+            "Cache of the whole width",
+            "weights + 2 × layers × hidden size × tokens × 2 bytes",
+            "It gives every head keys and values of its own, and every layer the whole context.",
+            _sum(held, wide),
+        ),
+        Rule(
+            "Two tensors a layer",
+            "weights + 2 × layers × hidden size × tokens × 2 bytes, called activations",
+            "Nothing is kept from layer to layer in serving but the cache, which the rule does not name.",
+            _sum(held, kept),
+        ),
+    )
+
+
+def _of_training(model: Model, training: Training) -> tuple[Rule, ...]:
+    number = parameters(model).total
+    sixteen = [
+        _states("weights", number, 2),
+        _states("gradients", number, 2),
+        _states("optimizer_states", number, 12),
+    ]
+    same = [_states(phase, number, 2, "article2024") for phase in ("weights", "gradients", "optimizer_states")]
+    tokens = {"micro_batch": training.micro_batch, "sequence_tokens": training.sequence_tokens}
+    width = {"layers": model.layers + model.encoder_layers, "hidden_size": model.hidden_size}
+    wide = {"bytes_per_element": 34, **tokens, **width}
+    paper = Term("34·s·b·h a layer", wide, "other", "activations", "korthikanti2022")
+    two = two_tensors_a_layer(model, training).terms
+    return (
+        Rule(
+            "Three times the weights",
+            "weights + gradients + optimizer, each the same, + two tensors a layer",
+            "Adam keeps two moments and a 32-bit copy: six times the 16-bit weights.",
+            Breakdown("bytes", (*same, *two)),
+        ),
+        Rule(
+            "16 bytes a parameter",
+            "2 + 2 + 12 bytes for each parameter",
+            "It leaves out every activation, and adapters or other optimizers change the states.",
+            Breakdown("bytes", tuple(sixteen)),
+        ),
+        Rule(
+            "16 bytes and 34·s·b·h",
+            "16 bytes a parameter + 34 × tokens × hidden size for each layer",
+            "The 34 is that of GPT-3's block under fused kernels; gated MLPs and PyTorch's norms keep other tensors.",
+            Breakdown("bytes", (*sixteen, paper)),
+        ),
+    )
+
+
+def _sum(*terms: Term) -> Breakdown:
+    return Breakdown("bytes", terms)
+
+
+def _weights(model: Model, precision: str) -> Term:
+    """The weights as rules count them: whole bytes for each parameter, quantised or not, without scales."""
+    bits = bits_per_weight(precision) or 8 * weights(model, precision).total / parameters(model).total
+    size = {"parameters": parameters(model).total, "bytes_per_element": round(bits) / 8}
+    return Term("weights", size, "other", "weights", "article2024")
+
+
+def _states(phase: str, number: Quantity, size: int, source: str = "rajbhandari2020") -> Term:
+    return Term(phase.replace("_", " "), {"parameters": number, "bytes_per_element": size}, "other", phase, source)

@@ -186,3 +186,38 @@ def _amounts(title: str) -> Figure:
 def _named_bars(title: str) -> Figure:
     names = {"automargin": True, "fixedrange": True, "ticksuffix": "  "}
     return {"xaxis": _amounts(title), "yaxis": names, "margin": MARGIN, "showlegend": False}
+
+
+def stacked(ways: Mapping[str, Breakdown]) -> Figure:
+    """Return one horizontal bar for each breakdown, stacked by part, in the order in which they are given."""
+    scale, unit = scale_of(max(float(way.total) for way in ways.values()))
+    names = [*ways][::-1]
+    sums = {name: ways[name].by("phase") for name in names}
+    phases = dict.fromkeys(phase for way in ways.values() for phase in way.by("phase"))
+    bars = [
+        _segment(name_of(phase), 0, unit, f"var(--part-{phase})")
+        | {"x": [sums[name].get(phase, 0) / scale for name in names], "y": names}
+        for phase in phases
+    ]
+    layout = _named_bars(unit) | {"barmode": "stack"}
+    layout["xaxis"] |= {"nticks": 4}
+    return {"data": bars, "layout": layout}
+
+
+def errors(kinds: Mapping[str, Sequence[tuple[str, float]]]) -> Figure:
+    """Return a point for each prediction: its error in percent, one row of points for each kind."""
+    rows = [
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "x": [100 * error for _, error in found],
+            "y": [name] * len(found),
+            "text": [what for what, _ in found],
+            "marker": {"size": 10, "opacity": 0.6, "color": f"var(--series-{place})"},
+            "hovertemplate": "%{text}: %{x:+.2f} %<extra></extra>",
+        }
+        for place, (name, found) in enumerate(kinds.items())
+    ]
+    layout = _named_bars("percent off")
+    layout["xaxis"] |= {"nticks": 5, "rangemode": "normal", "zeroline": True, "zerolinecolor": "var(--ink)"}
+    return {"data": rows, "layout": layout}

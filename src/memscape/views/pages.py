@@ -18,11 +18,22 @@ from memscape.views.activation_pages import activations
 from memscape.views.charts import Chart
 from memscape.views.cluster_pages import cluster
 from memscape.views.layout_pages import parallelism
+from memscape.views.reality_pages import reality_check
 from memscape.views.training_pages import training
 from memscape.views.what_if_pages import what_if
 from memscape.workload import Inference
 
-__all__ = ["activations", "cluster", "index", "kv_cache", "parallelism", "parameters", "training", "what_if"]
+__all__ = [
+    "activations",
+    "cluster",
+    "index",
+    "kv_cache",
+    "parallelism",
+    "parameters",
+    "reality_check",
+    "training",
+    "what_if",
+]
 
 PERCENT = (25, 50, 100, 200, 400)
 RESERVES = (0, 5, 10, 15, 20, 30)
