@@ -10,12 +10,12 @@ import pytest
 from opened import Opened
 
 import memscape as ms
-from memscape.views import cluster_words, controls, pages
+from memscape.views import cluster_words, controls
 
 
 @pytest.fixture
-def page(monkeypatch):
-    return lambda query="": Opened(monkeypatch, pages.cluster, query)
+def page():
+    return lambda query="": Opened("cluster", query)
 
 
 def _file(opened, name):

@@ -13,7 +13,6 @@ from memscape import tables
 from memscape.memory.rules_of_thumb import rules
 from memscape.reality import claims, measurements
 from memscape.reality.claims import VERDICTS
-from memscape.views import pages
 
 CLAIMS = {each.name: each for each in claims()}
 SERVED = ms.Inference(sequences=16, prompt_tokens=8192, output_tokens=0)
@@ -97,8 +96,8 @@ def test_rules_say_what_they_say():
 
 
 @pytest.fixture
-def page(monkeypatch):
-    return lambda query="": Opened(monkeypatch, pages.reality_check, query)
+def page():
+    return lambda query="": Opened("reality_check", query)
 
 
 def test_page_shows_the_exact_answer_and_how_far_off_the_rules_are(page):

@@ -16,7 +16,7 @@ import memscape as ms
 from memscape.parallelism import DEGREES
 from memscape.planner import layout_of
 from memscape.planner.scenarios import Scenario, changes, most, surface
-from memscape.views import controls, pages
+from memscape.views import controls
 from memscape.views.what_if_pages import EXPORTS
 
 H100 = "H100 SXM 80GB"
@@ -112,8 +112,8 @@ def test_map_that_cannot_be_drawn_is_refused_in_a_sentence(across, up, message):
 
 
 @pytest.fixture
-def page(monkeypatch):
-    return lambda query="": Opened(monkeypatch, pages.what_if, query)
+def page():
+    return lambda query="": Opened("what_if", query)
 
 
 def test_page_shows_both_scenarios_of_the_link(page):

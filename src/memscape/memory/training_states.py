@@ -148,13 +148,18 @@ def check_trained(model: Model, training: Training) -> None:
         _check_freeze(model, training)
 
 
-def _check_length(model: Model, name: str, tokens: Quantity) -> None:
+def most_tokens(model: Model) -> int | None:
+    """Return the longest sequence that a model can take: what it has learned positions for; None where none ends it."""
     if not model.positions:
-        return
+        return None
     family = tables.by_key("module_layouts", "family").get(model.family, {})
-    most = min(model.max_tokens, model.positions - int(family.get("first_position", 0)))
+    return min(model.max_tokens, model.positions - int(family.get("first_position", 0)))
+
+
+def _check_length(model: Model, name: str, tokens: Quantity) -> None:
+    most = most_tokens(model)
     longest = tokens.max() if hasattr(tokens, "max") else tokens
-    if longest > most:
+    if most is not None and longest > most:
         raise Problem(
             f"{model.label} has learned {most:,} positions, and {name} is {longest:,.0f}; use at most {most:,}"
         )

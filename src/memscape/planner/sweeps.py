@@ -8,6 +8,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from memscape.memory.timeline import memory
+from memscape.memory.training_states import most_tokens
 from memscape.model import Model
 from memscape.parallelism import DEGREES, Layout
 from memscape.problem import Problem, one_of
@@ -21,6 +22,8 @@ QUANTITIES = (
     *("micro_batch", "sequence_tokens", "target_tokens", "global_batch"),
     *DEGREES,
 )
+
+LENGTHS = ("sequence_tokens", "target_tokens")
 
 
 def sweep(
@@ -82,7 +85,8 @@ def sensitivity(
     """Return by how much memory changes when each number of the workload is lowered and raised by some percent.
 
     One row per input, the one that matters most first: `input`, `value`, `lower`, `higher` (bytes at the changed
-    value), `swing` (bytes between the two), `share` of the whole. An input that is left open has no row.
+    value), `swing` (bytes between the two), `share` of the whole. An input that is left open has no row; a
+    training length is raised no further than the positions that the model has learned.
     """
     import pandas
 
@@ -103,6 +107,8 @@ def sensitivity(
 
 
 def _at(model: Model, workload: Inference | Training, layout: Layout | None, name: str, value: int) -> int:
+    if name in LENGTHS:
+        value = min(value, most_tokens(model) or value)
     changes: dict[str, Any] = {name: value}
     batch = getattr(workload, "global_batch", None)
     if name == "micro_batch" and batch is not None:

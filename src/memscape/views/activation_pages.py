@@ -15,6 +15,7 @@ from memscape.model import Model
 from memscape.problem import Problem
 from memscape.views import controls, courses, figures, scenario, tensors, text
 from memscape.views.charts import Chart
+from memscape.views.steps import Steps
 from memscape.workload import Training
 
 LENGTHS = tuple(2**power for power in range(7, 18, 2))
@@ -48,10 +49,11 @@ class Kept:
 def activations() -> Any:
     """Return the page that shows what is kept from forward to backward, counted in five ways."""
     models = scenario.ModelChoice("llama-3.1-8b")
+    legal = Steps(models.control)
     fields = (
         models.control,
         scenario.micro_batch(),
-        scenario.length(),
+        legal.length(scenario.length()),
         scenario.trained_in(),
         scenario.attention(),
         scenario.checkpointing(),
@@ -67,7 +69,7 @@ def activations() -> Any:
         "tensors": controls.html("card"),
         "notes": controls.html("card quiet"),
     }
-    return controls.page(fields, _kept, _show_kept, outputs, models.upload)
+    return controls.page(fields, _kept, _show_kept, outputs, models.upload, steps=legal)
 
 
 def _kept(

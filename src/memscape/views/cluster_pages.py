@@ -17,6 +17,7 @@ from memscape.views import cluster_words as words
 from memscape.views import controls, devices, exports, figures, scenario, text
 from memscape.views.charts import Chart
 from memscape.views.controls import Control
+from memscape.views.steps import Steps
 from memscape.workload import Inference, Training
 
 WORK = {"serving": "Serving", "training": "Training"}
@@ -46,7 +47,8 @@ def cluster() -> Any:
     """Return the page that turns a model and a goal into devices, servers, network, power and money."""
     models = scenario.ModelChoice("llama-3.1-70b")
     work = controls.choice("work", "What for", scenario.named(WORK), "serving")
-    serving, training = _serving(), _training()
+    legal = Steps(models.control)
+    serving, training = _serving(legal), _training(legal)
     controls.shown_for(work, {"serving": serving, "training": training})
     providers = ANYWHERE | {row["provider"]: row["provider"] for row in tables.rows("instances")}
     fields = (
@@ -62,20 +64,20 @@ def cluster() -> Any:
         controls.choice("rank", "Compare every accelerator", scenario.named(RANKS), ""),
     )
     files = {"bill.csv": _bill_csv, "offers.csv": _offers_csv, "plan.csv": _plan_csv}
-    return controls.page(fields, _billed, _show, _outputs(), models.upload, files)
+    return controls.page(fields, _billed, _show, _outputs(), models.upload, files, legal)
 
 
-def _serving() -> tuple[Control, ...]:
+def _serving(legal: Steps) -> tuple[Control, ...]:
     counts = controls.choice("devices", "Devices that there are", scenario.named(COUNTS), "")
-    return scenario.weights_in(), scenario.cache_in(), scenario.context(), scenario.sequences(), counts
+    return scenario.weights_in(), scenario.cache_in(), legal.length(scenario.context()), scenario.sequences(), counts
 
 
-def _training() -> tuple[Control, ...]:
+def _training(legal: Steps) -> tuple[Control, ...]:
     return (
         controls.choice("method", "What is trained", scenario.named(scenario.METHODS), "full"),
         scenario.checkpointing(),
         scenario.micro_batch(),
-        scenario.length(),
+        legal.length(scenario.length()),
         controls.slider("batch", "Sequences in an update, over all devices", UPDATES, 1024),
         controls.slider("millions", "Tokens of the run, in millions", MILLIONS, 10_000),
     )

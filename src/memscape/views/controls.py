@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlencode
 
 import anywidget
@@ -28,6 +28,14 @@ from memscape.readers import LARGEST_CONFIG
 from memscape.views import address
 from memscape.views.charts import Chart
 from memscape.views.exports import Exports, Page, buttons, kind_of
+
+
+class Adapting(Protocol):
+    """What lets sliders follow the other controls."""
+
+    def adapt(self) -> str:
+        """Offer what is possible now; return in words what had to move."""
+
 
 Options = Sequence[tuple[str, str]]
 Take = Callable[[str, int, bytes], None]
@@ -125,13 +133,15 @@ def page(
     outputs: Mapping[str, Any],
     upload: tuple[Upload, Take] | None = None,
     exports: Exports | None = None,
+    steps: Adapting | None = None,
 ) -> Any:
     """Return the page, with a result before anything is touched; settings in the address come first.
 
     A Problem becomes a sentence beside the controls while the last good result stays. `exports` are the files that the
     page hands out, by name: `{"parts.csv": function}`, where `function(result)` returns the text, when it is asked for.
+    `steps` adapts sliders to the other controls before each calculation, and says what it had to move.
     """
-    loop = _Loop(fields, calculate, show, outputs, exports or {})
+    loop = _Loop(fields, calculate, show, outputs, exports or {}, steps)
     loop.start()
     for field in fields:
         field.widget.observe(loop.refresh, names="value")
@@ -150,16 +160,20 @@ class _Loop:
         show: Callable[[Any], Mapping[str, Any]],
         outputs: Mapping[str, Any],
         exports: Exports,
+        steps: Adapting | None,
     ) -> None:
         self.fields, self.calculate, self.show, self.outputs = fields, calculate, show, outputs
-        self.exports, self.result = exports, None
+        self.exports, self.steps, self.result = exports, steps, None
+        self.adapting = False
         self.asked = address.read()
         self.memory, self.said = Page(), html("said")
 
     def start(self) -> None:
         """Show the first result: the address's settings, the usual ones if they cannot be used together."""
+        self.adapt()
         usual = [field.widget.value for field in self.fields]
         remarks = address.restore(self.fields, self.asked)
+        self.adapt()
         failed = self.attempt()
         if failed and self.asked:
             remarks = [f"{failed} The address asks for this; the usual settings are shown."]
@@ -171,9 +185,23 @@ class _Loop:
             self.remember()
 
     def refresh(self, _change: Any) -> None:
-        """Follow a control."""
-        self.said.value = _alert(self.attempt())
+        """Follow a control, and those that it moves: once for all of them."""
+        if self.adapting:
+            return
+        moved = self.adapt()
+        self.said.value = _alert(self.attempt()) or _status(moved)
         self.remember()
+
+    def adapt(self) -> list[str]:
+        """Let sliders follow the other controls; return what is to be said of it."""
+        if self.steps is None:
+            return []
+        self.adapting = True
+        try:
+            moved = self.steps.adapt()
+        finally:
+            self.adapting = False
+        return [moved] if moved else []
 
     def attempt(self) -> str:
         """Calculate and show; return what there is to say if that fails, and leave the outputs as they are."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
@@ -30,7 +29,7 @@ from memscape.performance.traffic import traffic
 from memscape.problem import Problem
 from memscape.views import controls, devices, scenario, text
 from memscape.views.charts import Chart
-from memscape.views.controls import Control
+from memscape.views.steps import Steps
 from memscape.workload import Inference, Training
 
 COPIES = tuple(2**power for power in range(8))
@@ -65,31 +64,29 @@ class Spread:
 def parallelism() -> Any:
     """Return the page that spreads a model over devices: tiles, stages by parts, traffic."""
     models = scenario.ModelChoice("llama-3.1-70b")
-    legal = _Legal(models.control)
+    legal = Steps(models.control)
     fields = (
         models.control,
         controls.choice("work", "What for", scenario.named(WORK), "training"),
         legal.slider("tensor", "Tensor parallel: devices that share each matrix", _tensor, 8),
         legal.slider("pipeline", "Pipeline: stages that share the layers", _pipeline, 4),
         legal.slider("interleave", "Pieces of a stage on each device", _pieces, 1),
-        controls.slider("data", "Data parallel: copies of the model", COPIES, 4),
+        legal.slider("data", "Data parallel: copies of the model", _copies, 4),
         controls.choice("zero", "Copies share (ZeRO)", scenario.named(ZERO), "1"),
         legal.slider("context", "Context parallel: devices that share each sequence", _contexts, 1),
         legal.slider("expert", "Expert parallel: devices that share the experts", _experts, 1),
         controls.switch("sequence_parallel", "Sequence parallelism: norms are split along the sequence too", True),
         controls.slider("batch", "Sequences of each copy: in an update, or served at once", BATCHES, 32),
-        scenario.length(),
+        legal.length(scenario.length()),
         controls.choice("recomputed", "Computed again in backward", scenario.named(RECOMPUTED), "none"),
         scenario.accelerator(),
     )
-    legal.follow(fields)
-    return controls.page(fields, _spread, partial(_show, legal), _outputs(), models.upload)
+    return controls.page(fields, _spread, _show, _outputs(), models.upload, steps=legal)
 
 
 def _outputs() -> dict[str, Any]:
     return {
         "answer": controls.html("answer"),
-        "moved": controls.html("said"),
         "tiles_words": controls.html("caption"),
         "tiles": Chart(height=430),
         "heat_words": controls.html("caption"),
@@ -106,95 +103,29 @@ def _outputs() -> dict[str, Any]:
 # sliders that offer what the model can be split by
 
 
-def _tensor(model: Model, _chosen: dict[str, int]) -> Sequence[int]:
+def _tensor(model: Model, _chosen: Mapping[str, int]) -> Sequence[int]:
     return tensor_degrees(model, MOST_TENSOR)
 
 
-def _pipeline(model: Model, _chosen: dict[str, int]) -> Sequence[int]:
+def _pipeline(model: Model, _chosen: Mapping[str, int]) -> Sequence[int]:
     return [degree for degree in pipeline_degrees(model) if degree <= MOST_STAGES]
 
 
-def _pieces(model: Model, chosen: dict[str, int]) -> Sequence[int]:
+def _pieces(model: Model, chosen: Mapping[str, int]) -> Sequence[int]:
     return interleave_degrees(model, chosen["pipeline"])
 
 
-def _contexts(model: Model, _chosen: dict[str, int]) -> Sequence[int]:
+def _copies(_model: Model, _chosen: Mapping[str, int]) -> Sequence[int]:
+    return COPIES
+
+
+def _contexts(model: Model, _chosen: Mapping[str, int]) -> Sequence[int]:
     return CONTEXTS if model.causal and not model.has_encoder else (1,)
 
 
-def _experts(model: Model, chosen: dict[str, int]) -> Sequence[int]:
+def _experts(model: Model, chosen: Mapping[str, int]) -> Sequence[int]:
     there = chosen["data"] * chosen["context"]
     return [degree for degree in expert_degrees(model) if there % degree == 0]
-
-
-Legal = Callable[[Model, dict[str, int]], Sequence[int]]
-
-
-class _Legal:
-    """Sliders whose steps follow the model and the other degrees; a value that is gone moves to the nearest one."""
-
-    def __init__(self, model: Control) -> None:
-        self.model = model
-        self.moved = ""
-        self.rules: dict[str, Legal] = {}
-        self.fields: dict[str, Control] = {}
-
-    def slider(self, name: str, label: str, legal: Legal, value: int) -> Control:
-        """Return a slider over the degrees that are legal now."""
-        self.rules[name] = legal
-        field = controls.slider(name, label, (value, value + 1), value)
-        self.fields[name] = replace(field, find=lambda words: self._nearest(name, words))
-        return self.fields[name]
-
-    def follow(self, fields: Sequence[Control]) -> None:
-        """Adapt the sliders now, and whenever a control changes that they depend on."""
-        self.fields |= {field.name: field for field in fields}
-        for name, field in self.fields.items():
-            follows = self.adapt if name in ("model", "pipeline", "data", "context") else self._rest
-            field.widget.observe(follows, names="value")
-        self.adapt()
-        self.moved = ""
-
-    def _rest(self, _change: Any) -> None:
-        """Forget what was moved: another control has been used since."""
-        self.moved = ""
-
-    def adapt(self, _change: Any = None) -> None:
-        """Offer what is legal."""
-        try:
-            model = self.model.value
-        except Problem:
-            return
-        moved = []
-        for name, legal in self.rules.items():
-            bar = self.fields[name].widget
-            before = bar.value
-            degrees = ("pipeline", "data", "context")
-            chosen = {each: int(self.fields[each].widget.value) for each in degrees}
-            _offer(bar, list(legal(model, chosen)))
-            if bar.value != before:
-                what = str(bar.description).partition(":")[0]
-                moved.append(f"{what} moved from {before:,} to {bar.value:,}")
-        self.moved = f"{'; '.join(moved)}: {model.label} is not split otherwise" if moved else ""
-
-    def _nearest(self, name: str, words: str) -> int | None:
-        self.adapt()
-        steps = [value for _, value in self.fields[name].widget.options]
-        return controls.nearest(steps, words)
-
-
-def _offer(bar: Any, steps: list[int]) -> None:
-    """Give a slider its steps; one step alone cannot be moved."""
-    options = [(f"{step:,}", step) for step in steps]
-    if len(steps) == 1:
-        options.append((f"{steps[0]:,} (no other divides)", steps[0]))
-    if list(bar.options) == options:
-        return
-    value = min(steps, key=lambda step: abs(step - bar.value))
-    with bar.hold_sync():
-        bar.options = options
-        bar.value = value
-    bar.disabled = len(steps) == 1
 
 
 # the calculation
@@ -273,7 +204,7 @@ def _time(model: Model, asked: Inference | Training, device: Accelerator, layout
 # what is shown
 
 
-def _show(legal: _Legal, seen: Spread) -> dict[str, Any]:
+def _show(seen: Spread) -> dict[str, Any]:
     layout, capacity = seen.layout, seen.device.usable_bytes
     busiest = max(seen.stages, key=lambda stage: float(stage.total))
     columns, copies = _columns(layout)
@@ -291,7 +222,6 @@ def _show(legal: _Legal, seen: Spread) -> dict[str, Any]:
         "sent_words": f"<h2>What goes over the wire</h2><p>{_when(seen)}</p>",
         "sent": (devices.sent(seen.sent), _sent_words(seen.sent)),
         "traffic": f"<h2>The same in numbers</h2>{text.table(seen.sent, 'group')}" if seen.sent.terms else "",
-        "moved": f"<p role='status'>{escape(legal.moved)}.</p>" if legal.moved else "",
         "notes": text.notes(_remarks(seen, busiest)),
     }
 

@@ -19,6 +19,7 @@ from memscape.views.charts import Chart
 from memscape.views.cluster_pages import cluster
 from memscape.views.layout_pages import parallelism
 from memscape.views.reality_pages import reality_check
+from memscape.views.steps import Steps
 from memscape.views.training_pages import training
 from memscape.views.what_if_pages import what_if
 from memscape.workload import Inference
@@ -62,10 +63,11 @@ class Overview:
 def index() -> Any:
     """Return the one-screen answer: a model, a precision, a context and a device in; a sentence, a bar, a table out."""
     models = scenario.ModelChoice()
+    legal = Steps(models.control)
     fields = (
         models.control,
         scenario.weights_in(),
-        scenario.context(),
+        legal.length(scenario.context()),
         scenario.sequences(),
         scenario.cache_in(),
         scenario.accelerator(),
@@ -77,7 +79,7 @@ def index() -> Any:
         "parts": controls.html("card"),
         "notes": controls.html("card quiet"),
     }
-    return controls.page(fields, _overview, _show_overview, outputs, models.upload)
+    return controls.page(fields, _overview, _show_overview, outputs, models.upload, steps=legal)
 
 
 def _overview(
@@ -235,9 +237,10 @@ class Cached:
 def kv_cache() -> Any:
     """Return the page that shows what a conversation costs: per token, per sequence, in every cache precision."""
     models = scenario.ModelChoice()
+    legal = Steps(models.control)
     fields = (
         models.control,
-        scenario.context(),
+        legal.length(scenario.context()),
         scenario.sequences(),
         scenario.cache_in(),
         controls.choice("engine", "Stored by", tuple(STORED_BY.items()), "generic"),
@@ -250,7 +253,7 @@ def kv_cache() -> Any:
         "parts": controls.html("card"),
         "notes": controls.html("card quiet"),
     }
-    return controls.page(fields, _cached, _show_cached, outputs, models.upload)
+    return controls.page(fields, _cached, _show_cached, outputs, models.upload, steps=legal)
 
 
 def _cached(model: Model, tokens: int, sequences: int, kv_cache: str, engine: str, block_tokens: int) -> Cached:

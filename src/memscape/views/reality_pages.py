@@ -16,6 +16,7 @@ from memscape.reality.claims import VERDICTS
 from memscape.views import controls, exports, figures, scenario, text
 from memscape.views.charts import Chart
 from memscape.views.controls import Control
+from memscape.views.steps import Steps
 from memscape.workload import Inference, Training
 
 WORK = {"serving": "Serving", "training": "Training"}
@@ -44,8 +45,9 @@ def reality_check() -> Any:
     """Return the page that holds rules of thumb, an article and measurements against the package."""
     models = scenario.ModelChoice("llama-3.1-70b")
     work = controls.choice("work", "What for", scenario.named(WORK), "serving")
-    serving = (scenario.weights_in(), scenario.context(), scenario.sequences())
-    training = (scenario.micro_batch(), scenario.length(), scenario.checkpointing())
+    legal = Steps(models.control)
+    serving = (scenario.weights_in(), legal.length(scenario.context()), scenario.sequences())
+    training = (scenario.micro_batch(), legal.length(scenario.length()), scenario.checkpointing())
     controls.shown_for(work, {"serving": serving, "training": training})
     verdict = controls.choice("verdict", "Claims of the article", scenario.named(SHOWN), "")
     fields: tuple[Control, ...] = (models.control, work, *serving, *training, verdict)
@@ -59,7 +61,7 @@ def reality_check() -> Any:
         "measured": controls.html("card"),
     }
     files = {"rules.csv": _rules_csv, "article.csv": _article_csv, "measurements.csv": _measurements_csv}
-    return controls.page(fields, _compared, _show, outputs, models.upload, files)
+    return controls.page(fields, _compared, _show, outputs, models.upload, files, legal)
 
 
 def _compared(model: Model, work: str, verdict: str, **own: Any) -> Compared:

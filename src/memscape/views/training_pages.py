@@ -16,6 +16,7 @@ from memscape.memory.training_states import check
 from memscape.model import Model
 from memscape.views import controls, courses, figures, scenario, text
 from memscape.views.charts import Chart
+from memscape.views.steps import Steps
 from memscape.workload import Training
 
 MOMENTS = {
@@ -54,10 +55,11 @@ class Trained:
 def training() -> Any:
     """Return the page that shows the memory of a training step over its course, and whether a device holds it."""
     models = scenario.ModelChoice("llama-3.1-8b")
+    legal = Steps(models.control)
     fields = (
         models.control,
         scenario.micro_batch(),
-        scenario.length(),
+        legal.length(scenario.length()),
         controls.choice("method", "What is trained", scenario.named(scenario.METHODS), "full"),
         controls.slider("lora_rank", "Rank of the adapters (LoRA, QLoRA)", scenario.RANKS, 16),
         scenario.trained_in(),
@@ -67,7 +69,7 @@ def training() -> Any:
         scenario.checkpointing(),
         scenario.accelerator(),
     )
-    return controls.page(fields, _trained, _show_trained, _outputs(), models.upload)
+    return controls.page(fields, _trained, _show_trained, _outputs(), models.upload, steps=legal)
 
 
 def _outputs() -> dict[str, Any]:

@@ -10,6 +10,7 @@ from memscape.catalog import common_precisions
 from memscape.memory.weights import title
 from memscape.views import controls, scenario
 from memscape.views.controls import Control
+from memscape.views.steps import Steps
 
 SAME = "same"
 AS_IN_A = ("the same as in A", SAME)
@@ -51,7 +52,7 @@ LABELS = {
 }
 
 
-def fields(model: Control) -> tuple[Control, ...]:
+def fields(model: Control, legal: Steps) -> tuple[Control, ...]:
     """Return the controls; those that the chosen work does not have are hidden."""
     work = controls.choice("work", "What for", scenario.named(WHAT), "serving")
     own = {
@@ -63,7 +64,7 @@ def fields(model: Control) -> tuple[Control, ...]:
         "checkpointing": scenario.checkpointing(),
     }
     sizes = (
-        controls.slider("tokens", "Tokens in each sequence", scenario.CONTEXTS, 8192),
+        legal.length(controls.slider("tokens", "Tokens in each sequence", scenario.CONTEXTS, 8192)),
         controls.slider("sequences", "Sequences at once (in training: micro-batch)", scenario.SEQUENCES, 16),
         scenario.accelerator(),
         controls.choice("devices", "Devices", scenario.named(DEVICES), "2"),

@@ -17,6 +17,7 @@ from memscape.planner.scenarios import Scenario, changes, most, surface
 from memscape.views import controls, scenario, text, what_if_figures
 from memscape.views import what_if_words as words
 from memscape.views.charts import Chart
+from memscape.views.steps import Steps
 from memscape.views.what_if_controls import AXES, FIELDS, SAME, changed, fields
 from memscape.views.what_if_exports import fitting_csv, map_csv, scenarios_csv, scenarios_json
 from memscape.views.what_if_words import Compared
@@ -48,7 +49,8 @@ def what_if() -> Any:
         "fitting": controls.html("card"),
         "notes": controls.html("card quiet"),
     }
-    return controls.page(fields(models.control), _compared, _show, outputs, models.upload, EXPORTS)
+    legal = Steps(models.control)
+    return controls.page(fields(models.control, legal), _compared, _show, outputs, models.upload, EXPORTS, legal)
 
 
 # the calculation

@@ -1,0 +1,57 @@
+"""Every model of the catalogue on every page: who picks a model gets its answer, or one sentence about it."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from opened import Opened
+
+import memscape as ms
+from memscape import tables
+from memscape.views import controls, pages
+
+MODELS = tables.by_key("models", "id")
+WORKS = dict.fromkeys(("cluster", "parallelism", "reality_check", "what_if"), ("serving", "training"))
+# every third model stands for the others where a page takes longest
+STRIDE = {("what_if", "training"): 5, ("cluster", "training"): 3, ("activations", ""): 3}
+
+
+@pytest.mark.parametrize(("name", "work"), [(name, work) for name in pages.__all__ for work in WORKS.get(name, ("",))])
+def test_page_answers_for_every_model(name, work):
+    """The headline names the model that was picked; where it cannot be, the sentence does."""
+    opened = Opened(name, f"work={work}" if work else "")
+    for model in [*MODELS][:: STRIDE.get((name, work), 1)]:
+        opened.fields["model"].widget.value = MODELS[model]["title"]
+        said, label = opened.said.value, ms.model(model).label
+        alert = "role='alert'" in said
+        assert controls.FAILED not in said
+        assert label in (said if alert else opened.answer), (model, said)
+
+
+def test_length_ends_where_positions_do_and_comes_back():
+    """GPT-2 has 1,024 positions (its config); the length that was asked for before is there again for Llama."""
+    opened = Opened("training", "model=llama-3.1-8b&sequence_tokens=8192")
+    length, model = opened.fields["sequence_tokens"].widget, opened.fields["model"].widget
+    model.value = MODELS["gpt2"]["title"]
+    assert length.value == length.options[-1][1] == 1024
+    assert re.search(r"Tokens in each sequence moved from 8,192 to 1,024: that is what .* allows", opened.said.value)
+    model.value = MODELS["llama-3.1-8b"]["title"]
+    assert length.value == 8192
+
+
+def test_link_beyond_the_positions_is_clamped_with_a_word():
+    opened = Opened("training", "model=gpt2&sequence_tokens=4096")
+    assert opened.fields["sequence_tokens"].widget.value == 1024
+    assert "nearest possible value, 1024, is used" in opened.said.value
+
+
+def test_a_change_that_moves_sliders_is_calculated_once(monkeypatch):
+    """Tensor, pipeline and length all move for GPT-2 XL: one calculation, not one for each."""
+    counted = []
+    original = ms.performance
+    monkeypatch.setattr(ms, "performance", lambda *given: counted.append(given) or original(*given))
+    opened = Opened("parallelism", "model=llama-3.1-70b&tensor=8&pipeline=16&sequence_tokens=8192")
+    counted.clear()
+    opened.fields["model"].widget.value = MODELS["gpt2-xl"]["title"]
+    assert len(counted) == 1 and "moved from" in opened.said.value
