@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 
 from memscape.views import controls, pages
@@ -13,24 +12,23 @@ class Opened:
     """A page with the address it was opened by: its controls by name, its outputs, and what stands beside them."""
 
     def __init__(self, name, query=""):
-        given, original, before = {}, controls.page, os.environ.get("QUERY_STRING")
-        names = inspect.signature(original)
+        loops, original, before = [], controls._Loop, os.environ.get("QUERY_STRING")
 
-        def noted(*arguments, **named):
-            given.update(names.bind(*arguments, **named).arguments)
-            return original(*arguments, **named)
+        def noted(*arguments):
+            loops.append(original(*arguments))
+            return loops[-1]
 
         try:
-            controls.page, os.environ["QUERY_STRING"] = noted, query
+            controls._Loop, os.environ["QUERY_STRING"] = noted, query
             parts = list(_parts(getattr(pages, name)()))
         finally:
-            controls.page = original
+            controls._Loop = original
             os.environ.pop("QUERY_STRING")
             if before is not None:
                 os.environ["QUERY_STRING"] = before
-        self.fields = {field.name: field for field in given["fields"]}
-        self.calculate, self.outputs = given["calculate"], given["outputs"]
-        self.exports = given.get("exports") or {}
+        (loop,) = loops
+        self.fields = {field.name: field for field in loop.fields}
+        self.calculate, self.outputs, self.exports = loop.calculate, loop.outputs, loop.exports
         self.results = list(self.outputs.values())
         (self.state,) = [each for each in parts if isinstance(each, controls.Page)]
         (self.said,) = [each for each in parts if "said" in each._dom_classes]
@@ -45,7 +43,7 @@ class Opened:
 
     @property
     def seen(self):
-        return self.calculate(**{name: field.value for name, field in self.fields.items()})
+        return self.calculate(**{name: field.value for name, field in self.fields.items() if field.passed})
 
     def set(self, **values):
         for name, value in values.items():

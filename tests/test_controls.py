@@ -55,7 +55,7 @@ def test_other_failure_is_a_sentence_without_a_traceback(opened, capsys):
 def test_link_that_cannot_be_computed_opens_the_usual_page(opened):
     (number, exact), answer, said, state = opened("exact=1&number=2")
     assert (answer.value, number.value, exact.value) == ("<b>8.0</b>", 1, False)
-    assert "usual settings are shown" in said.value and state.query == "number=1&exact=0"
+    assert "usual settings are shown" in said.value and state.query == "number=1&exact=0&unit=GB"
 
 
 @pytest.mark.parametrize("text, value, word", [
@@ -77,7 +77,7 @@ def test_number_of_a_link_is_taken_or_replaced_with_a_word(opened, text, value, 
 def test_address_keeps_what_other_pages_asked_and_drops_what_is_no_setting(opened):
     (number, _), _, _, state = opened("depth=200&%3Cscript%3E=1&number=2")
     number.widget.value = 8
-    assert state.query == "number=8&exact=0&depth=200"
+    assert state.query == "number=8&exact=0&unit=GB&depth=200"
 
 
 def test_page_without_a_link_leaves_the_address_alone(opened):

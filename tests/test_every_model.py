@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -10,6 +11,7 @@ from opened import Opened
 import memscape as ms
 from memscape import tables
 from memscape.views import controls, pages
+from memscape.views.charts import Chart
 
 MODELS = tables.by_key("models", "id")
 WORKS = dict.fromkeys(("cluster", "parallelism", "reality_check", "what_if"), ("serving", "training"))
@@ -55,3 +57,28 @@ def test_a_change_that_moves_sliders_is_calculated_once(monkeypatch):
     counted.clear()
     opened.fields["model"].widget.value = MODELS["gpt2-xl"]["title"]
     assert len(counted) == 1 and "moved from" in opened.said.value
+
+
+@pytest.mark.parametrize(("name", "work"), [(name, work) for name in pages.__all__ for work in WORKS.get(name, ("",))])
+def test_every_amount_follows_the_unit_that_is_shown(name, work):
+    """IEC 80000-13: in GiB no figure is left in GB but those that stand beside one, and what a device is sold with."""
+    opened = Opened(name, f"unit=GiB&work={work}")
+    opened.fields["unit"].widget.value = "GB"
+    opened.fields["unit"].widget.value = "GiB"
+    for chart in opened.charts:
+        assert not re.search(r"\b[MGT]B\b", re.sub(r"\d+GB", "", json.dumps(chart.spec))), name
+    words = " ".join(each.value for each in opened.results if not isinstance(each, Chart))
+    beside = re.sub(r"[\d.,]+ [kMGTP]i?B \([\d.,]+ [kMGTP]i?B\)", "", words)
+    said = re.sub(
+        r"\([\d.,]+ [kMGT]B\)|sold with \d+ GB|GB(?=/s)|drives of [\d.]+ TB", "", re.sub("<[^>]*>", " ", beside)
+    )
+    said = said.partition("An article of 2024")[0]  # others' numbers are in others' units
+    assert re.search(r"\d [MGT]iB", words) and not re.findall(r".{40}\d [MGT]B\b", said)
+
+
+def test_memory_as_sold_is_what_the_box_says():
+    """An H100 of 80 GB: 80e9 bytes as it is sold, 85.5e9 as its driver reports."""
+    opened = Opened("index", "model=llama-3.1-70b&memory_as=sold")
+    assert opened.seen.device.usable_bytes == 80 * 10**9
+    opened.fields["memory_as"].widget.value = "usable"
+    assert opened.seen.device == ms.accelerator("H100 SXM 80GB")

@@ -370,7 +370,7 @@ def test_own_text_is_escaped():
     config = (tables.folder() / "models" / "gpt2.json").read_bytes()
     choice = scenario.ModelChoice()
     choice.upload[1]("<img src=x onerror=alert(1)>.json", len(config), config)
-    seen = pages._overview(choice.control.value, "bf16", 1024, 1, "bf16", "H100 SXM 80GB", 10)
+    seen = pages._overview(choice.control.value, "bf16", 1024, 1, "bf16", ms.accelerator("H100 SXM 80GB"), 10)
     assert "<img" not in pages._show_overview(seen)["answer"]
     assert page.answer
 
@@ -442,14 +442,14 @@ import memscape as ms
 from memscape.views import activation_pages, pages, training_pages
 for name in tables.by_key("models", "id"):
     model = ms.model(name)
-    pages._show_overview(pages._overview(model, "Q4_K_M", 4096, 4, "q8_0", "H100 SXM 80GB", 10))
+    pages._show_overview(pages._overview(model, "Q4_K_M", 4096, 4, "q8_0", ms.accelerator("H100 SXM 80GB"), 10))
     quantise = {f"quantise_{group}": True for group in pages.KEEPABLE}
     pages._show_counted(pages._counted(model, "nf4-dq", 100, 100, 100, **quantise))
     pages._show_cached(pages._cached(model, 4096, 4, "bf16", "transformers", 16))
 for name in ("llama-3.1-8b", "gpt2", "bert-base-uncased", "t5-base", "mixtral-8x7b", "gemma-2-9b", "falcon-7b"):
     kept = activation_pages._kept(ms.model(name), 2, 512, "bf16-autocast", "eager", True, True)
     activation_pages._show_kept(kept)
-    given = ("lora", 8, "bf16", "adamw", "single", "sdpa", False, "T4")
+    given = ("lora", 8, "bf16", "adamw", "single", "sdpa", False, ms.accelerator("T4"))
     training_pages._show_trained(training_pages._trained(ms.model(name), 2, 512, *given))
 """
     subprocess.run([sys.executable, "-c", code], check=True)

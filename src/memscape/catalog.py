@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from memscape import tables
 from memscape.families import model_from_config
 from memscape.model import Model
 from memscape.problem import Problem, chosen
+from memscape.units import GB
 
 if TYPE_CHECKING:
     import pandas
@@ -24,6 +25,7 @@ RATES = {
     "power_w": "tdp_w",
     "price_usd": "indicative_unit_price_usd",
 }
+MARKETED = "marketing figure in GB (1e9 bytes)"
 ALL = "all"
 """In `Part`: a block spans the whole of this dimension."""
 
@@ -98,6 +100,10 @@ class Accelerator:
     power_w: float | None = None
     price_usd: float | None = None  # indicative: a guess for a budget, no offer
     unified_memory: bool = False  # the host's RAM is the device's memory
+
+    def as_sold(self) -> Accelerator:
+        """Return the same device with the memory that it is sold with: marketing GB of 1e9 bytes, all of it usable."""
+        return replace(self, usable_bytes=int(self.memory_gb * GB), basis=MARKETED)
 
 
 def model(name: str) -> Model:
@@ -176,8 +182,8 @@ def _accelerator(name: str) -> Accelerator:
         name=name,
         vendor=row["vendor"],
         memory_gb=memory_gb,
-        usable_bytes=int(reported if reported is not None else memory_gb * 10**9),
-        basis=row["memory_bytes_basis"] or "marketing figure in GB (1e9 bytes)",
+        usable_bytes=int(reported if reported is not None else memory_gb * GB),
+        basis=row["memory_bytes_basis"] or MARKETED,
         bandwidth_gb_per_s=tables.number("accelerators", row, "memory_bandwidth_gb_per_s"),
         confidence=row["confidence"],
         source=row["source"],

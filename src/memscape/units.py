@@ -42,6 +42,11 @@ def shown() -> str:
     return _shown.get()
 
 
+def other() -> str:
+    """Return the system that amounts are not said in."""
+    return next(system for system in SYSTEMS if system != shown())
+
+
 def amount(size_bytes: float, system: str | None = None, digits: int = 3) -> str:
     """Return an amount of memory with `digits` significant digits in the decimal ("GB") or binary ("GiB") system.
 
@@ -56,8 +61,7 @@ def amount(size_bytes: float, system: str | None = None, digits: int = 3) -> str
 
 def both(size_bytes: float, digits: int = 3) -> str:
     """Return an amount in both systems, the one that is shown first: `812 GB (756 GiB)`."""
-    other = next(system for system in SYSTEMS if system != shown())
-    return f"{amount(size_bytes, digits=digits)} ({amount(size_bytes, other, digits)})"
+    return f"{amount(size_bytes, digits=digits)} ({amount(size_bytes, other(), digits)})"
 
 
 def scales() -> tuple[tuple[int, str], ...]:

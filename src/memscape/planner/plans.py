@@ -7,6 +7,7 @@ from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from memscape import tables
+from memscape.catalog import Accelerator, accelerator
 from memscape.cluster.money import Offer, Prices, offers
 from memscape.cluster.placement import Search
 from memscape.cluster.server import Stand, placed
@@ -30,7 +31,7 @@ def plan(
     model: Model,
     workload: Inference | Training,
     *,
-    accelerators: Collection[str] | None = None,
+    accelerators: Collection[str | Accelerator] | None = None,
     provider: str | None = None,
     region: str | None = None,
     budget: float | None = None,
@@ -72,7 +73,7 @@ def candidates(
     model: Model,
     workload: Inference | Training,
     *,
-    accelerators: Collection[str] | None = None,
+    accelerators: Collection[str | Accelerator] | None = None,
     provider: str | None = None,
     region: str | None = None,
     budget: float | None = None,
@@ -90,10 +91,10 @@ def candidates(
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
             raise Problem(f"{name} is {str(value)[:20]}; use a number above 0, or leave it out")
     known = tables.by_key("accelerators")
-    names = [chosen("accelerator", name, known) for name in accelerators or known]
+    cards = [each if isinstance(each, Accelerator) else accelerator(each) for each in accelerators or known]
     search, limits = Search(model, workload), _Limits(budget, latency_s, devices, provider, region)
     today = today or date.today()
-    rows = [_candidate(search, name, reserve, node_devices, limits, today) for name in names]
+    rows = [_candidate(search, card, reserve, node_devices, limits, today) for card in cards]
 
     def place(row: dict[str, Any]) -> tuple[bool, bool, bool, float]:
         value = row.get(by)
@@ -135,12 +136,12 @@ class _Limits:
 
 
 def _candidate(
-    search: Search, name: str, reserve: int | None, most: int | None, limits: _Limits, today: date
+    search: Search, card: Accelerator, reserve: int | None, most: int | None, limits: _Limits, today: date
 ) -> dict[str, Any]:
     try:
-        stand = placed(search, name, reserve=reserve, most=most)
+        stand = placed(search, card, reserve=reserve, most=most)
     except Problem as problem:
-        return {"accelerator": name, "fits": False, "why": str(problem)}
+        return {"accelerator": card.name, "fits": False, "why": str(problem)}
     found = offers(stand.setting, limits.prices, today)
     row = _row(stand, found[0] if found else None)
     why = limits.broken(row)

@@ -151,9 +151,9 @@ def _kept_answer(seen: Kept) -> str:
     most = max(groups, key=lambda group: groups[group])
     return (
         f"<p class='big'>{units.amount(kept.total)}</p><p class='lead'><b>{escape(seen.model.label)}</b> keeps "
-        f"<b>{units.exact(kept.total)} bytes</b> ({units.amount(kept.total, 'GiB')}) from the forward to the backward "
-        f"pass of {scenario.sequences_of(asked)}, in {scenario.TRAINED_IN[asked.precision]}. The largest part is "
-        f"<b>{text.name_of(most)}</b> with {units.amount(groups[most])}.</p>"
+        f"<b>{units.exact(kept.total)} bytes</b> ({units.amount(kept.total, units.other())}) from the forward to the "
+        f"backward pass of {scenario.sequences_of(asked)}, in {scenario.TRAINED_IN[asked.precision]}. The largest part "
+        f"is <b>{text.name_of(most)}</b> with {units.amount(groups[most])}.</p>"
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import memscape as ms
 from memscape import tables, units
+from memscape.catalog import MARKETED, Accelerator
 from memscape.cluster import RESERVE_PERCENT, Cluster
 from memscape.model import Model
 from memscape.planner import layout_of
@@ -56,7 +57,7 @@ def cluster() -> Any:
         work,
         *serving,
         *training,
-        scenario.accelerator(),
+        *scenario.accelerator(),
         controls.slider("reserve", "Memory kept free on each device, %", RESERVES, RESERVE_PERCENT),
         controls.choice("provider", "Rented from", scenario.named(providers), ""),
         controls.choice("cents", "Electricity for a kWh", scenario.named(CENTS), ""),
@@ -102,7 +103,15 @@ def _outputs() -> dict[str, Any]:
 
 
 def _billed(
-    model: Model, work: str, accelerator: str, reserve: int, provider: str, cents: str, pue: str, rank: str, **own: Any
+    model: Model,
+    work: str,
+    accelerator: Accelerator,
+    reserve: int,
+    provider: str,
+    cents: str,
+    pue: str,
+    rank: str,
+    **own: Any,
 ) -> Billed:
     asked = _trained(model, own) if work == "training" else _served(model, own)
     known = {
@@ -114,21 +123,30 @@ def _billed(
     }
     count = own["devices"] if work == "serving" else ""
     bill, missed = _held_by(model, asked, accelerator, count, known)
-    plan = candidates(model, asked, rank=rank, provider=provider or None, reserve=reserve) if rank else ()
+    plan = _plan(model, asked, accelerator, rank, known) if rank else ()
     return Billed(bill, missed, changes(bill), tuple(plan))
 
 
 def _held_by(
-    model: Model, asked: Inference | Training, name: str, count: str, known: dict[str, Any]
+    model: Model, asked: Inference | Training, card: Accelerator, count: str, known: dict[str, Any]
 ) -> tuple[Cluster, str]:
     """The cluster of as many devices as there are; the smallest, and why, where these do not hold it."""
     if not count:
-        return ms.cluster(model, asked, accelerator=name, **known), ""
+        return ms.cluster(model, asked, accelerator=card, **known), ""
     try:
-        layout = layout_of(model, int(count), ms.accelerator(name))
-        return ms.cluster(model, asked, accelerator=name, layout=layout, **known), ""
+        layout = layout_of(model, int(count), card)
+        return ms.cluster(model, asked, accelerator=card, layout=layout, **known), ""
     except Problem as problem:
-        return ms.cluster(model, asked, accelerator=name, **known), str(problem)
+        return ms.cluster(model, asked, accelerator=card, **known), str(problem)
+
+
+def _plan(
+    model: Model, asked: Inference | Training, like: Accelerator, rank: str, known: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Every accelerator, its memory counted as that of the chosen one."""
+    cards = map(ms.accelerator, tables.by_key("accelerators"))
+    every = [card.as_sold() for card in cards] if like.basis == MARKETED else None
+    return candidates(model, asked, accelerators=every, rank=rank, provider=known["provider"], reserve=known["reserve"])
 
 
 def _served(model: Model, own: dict[str, Any]) -> Inference:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -23,6 +23,7 @@ import anywidget
 import ipywidgets as widgets
 import traitlets
 
+from memscape import units
 from memscape.problem import Problem, unknown
 from memscape.readers import LARGEST_CONFIG
 from memscape.views import address
@@ -39,6 +40,7 @@ class Adapting(Protocol):
 
 Options = Sequence[tuple[str, str]]
 Take = Callable[[str, int, bytes], None]
+UNITS = (("GB, of 10⁹ bytes", "GB"), ("GiB, of 2³⁰ bytes", "GiB"))
 FAILED = "This could not be computed; other settings may work."
 LOOK = {"style": {"description_width": "initial"}, "tooltip": ""}
 
@@ -52,6 +54,7 @@ class Control:
     read: Callable[[Any], Any]
     write: Callable[[Any], str]
     find: Callable[[str], Any]
+    passed: bool = True  # to `calculate`; else another control reads it, or the page itself
 
     @property
     def value(self) -> Any:
@@ -143,7 +146,7 @@ def page(
     """
     loop = _Loop(fields, calculate, show, outputs, exports or {}, steps)
     loop.start()
-    for field in fields:
+    for field in loop.fields:
         field.widget.observe(loop.refresh, names="value")
     if upload:
         upload[0].on_msg(partial(_receive, upload[1], loop.said))
@@ -162,7 +165,8 @@ class _Loop:
         exports: Exports,
         steps: Adapting | None,
     ) -> None:
-        self.fields, self.calculate, self.show, self.outputs = fields, calculate, show, outputs
+        self.unit = replace(choice("unit", "Show memory in", UNITS, "GB"), passed=False)
+        self.fields, self.calculate, self.show, self.outputs = (*fields, self.unit), calculate, show, outputs
         self.exports, self.steps, self.result = exports, steps, None
         self.adapting = False
         self.asked = address.read()
@@ -206,9 +210,10 @@ class _Loop:
     def attempt(self) -> str:
         """Calculate and show; return what there is to say if that fails, and leave the outputs as they are."""
         try:
-            values = {field.name: field.value for field in self.fields}
-            result = self.calculate(**values)
-            shown = self.show(result)
+            values = {field.name: field.value for field in self.fields if field.passed}
+            with units.shown_in(self.unit.value):
+                result = self.calculate(**values)
+                shown = self.show(result)
         except Exception as failure:
             return _words(failure)
         self.result = result
@@ -219,7 +224,8 @@ class _Loop:
     def hand_out(self, name: str) -> None:
         """Give the reader a file of what is shown."""
         try:
-            text = self.exports[name](self.result)
+            with units.shown_in(self.unit.value):
+                text = self.exports[name](self.result)
             self.memory.download(name, text, kind_of(name))
         except Exception as failure:
             self.said.value = _alert(_words(failure))

@@ -79,7 +79,7 @@ def parallelism() -> Any:
         controls.slider("batch", "Sequences of each copy: in an update, or served at once", BATCHES, 32),
         legal.length(scenario.length()),
         controls.choice("recomputed", "Computed again in backward", scenario.named(RECOMPUTED), "none"),
-        scenario.accelerator(),
+        *scenario.accelerator(),
     )
     return controls.page(fields, _spread, _show, _outputs(), models.upload, steps=legal)
 
@@ -145,7 +145,7 @@ def _spread(
     batch: int,
     sequence_tokens: int,
     recomputed: str,
-    accelerator: str,
+    accelerator: Accelerator,
 ) -> Spread:
     stage = int(zero) if work == "training" else 0
     layout = Layout(
@@ -160,10 +160,9 @@ def _spread(
         sharding="fsdp" if stage > 1 else "deepspeed",
     )
     asked = _asked(work, batch, sequence_tokens, recomputed, data, model)
-    device = ms.accelerator(accelerator)
-    stages = each_stage(model, asked, layout, device)
-    sent, time = traffic(model, asked, layout), _time(model, asked, device, layout)
-    return Spread(model, asked, layout, device, stages, sent, time)
+    stages = each_stage(model, asked, layout, accelerator)
+    sent, time = traffic(model, asked, layout), _time(model, asked, accelerator, layout)
+    return Spread(model, asked, layout, accelerator, stages, sent, time)
 
 
 def _asked(work: str, batch: int, tokens: int, recomputed: str, data: int, model: Model) -> Inference | Training:

@@ -70,7 +70,7 @@ def index() -> Any:
         legal.length(scenario.context()),
         scenario.sequences(),
         scenario.cache_in(),
-        scenario.accelerator(),
+        *scenario.accelerator(),
         controls.slider("reserve", "Memory kept free on each device, %", RESERVES, RESERVE_PERCENT),
     )
     outputs = {
@@ -83,14 +83,13 @@ def index() -> Any:
 
 
 def _overview(
-    model: Model, precision: str, tokens: int, sequences: int, kv_cache: str, accelerator: str, reserve: int
+    model: Model, precision: str, tokens: int, sequences: int, kv_cache: str, accelerator: Accelerator, reserve: int
 ) -> Overview:
-    device = ms.accelerator(accelerator)
     asked = Inference(sequences=sequences, prompt_tokens=tokens, output_tokens=0, weights=precision, kv_cache=kv_cache)
     if model.has_encoder:
         asked = replace(asked, output_tokens=tokens)
     served = ms.memory(model, asked)
-    return Overview(model, asked, served, device, ms.fewest_devices(served, device, reserve))
+    return Overview(model, asked, served, accelerator, ms.fewest_devices(served, accelerator, reserve))
 
 
 def _show_overview(seen: Overview) -> dict[str, Any]:
@@ -113,8 +112,8 @@ def _headline(seen: Overview) -> str:
         f"<p class='over'>At least</p><p class='big'>{seen.devices:,} × {escape(seen.device.name)}</p>"
         f"<p class='lead'><b>{escape(seen.model.label)}</b> in {escape(title(asked.weights))} for {many} of "
         f"{asked.prompt_tokens:,} tokens needs <b>{units.amount(served.total)}</b> "
-        f"({units.amount(served.total, 'GiB')}): <b>{parts['weights']}</b> of weights{cache}, {parts['activations']} "
-        f"while it computes and {parts['runtime']} for the runtime. {_least(seen)}</p>"
+        f"({units.amount(served.total, units.other())}): <b>{parts['weights']}</b> of weights{cache}, "
+        f"{parts['activations']} while it computes and {parts['runtime']} for the runtime. {_least(seen)}</p>"
         f"<p class='band'>Lowest and highest reported: {units.amount(served.low)} to {units.amount(served.high)}</p>"
     )
 
@@ -123,8 +122,8 @@ def _remarks(seen: Overview) -> tuple[str, ...]:
     device = seen.device
     lines = [
         *seen.served.notes,
-        f"{device.name} is sold with {device.memory_gb:g} GB; {units.amount(device.usable_bytes, digits=4)} "
-        f"({units.amount(device.usable_bytes, 'GiB', 4)}) can be used: {device.basis}",
+        f"{device.name} is sold with {device.memory_gb:g} GB; {units.both(device.usable_bytes, 4)} "
+        f"can be used: {device.basis}",
     ]
     if seen.asked.prompt_tokens > seen.model.max_tokens:
         lines.append(f"{seen.model.label} was published for at most {seen.model.max_tokens:,} tokens")
@@ -202,7 +201,7 @@ def _show_counted(seen: Counted) -> dict[str, Any]:
     answer = (
         f"<p class='big'>{units.count(total)} parameters</p>{built}<p class='lead'><b>{escape(seen.model.label)}</b> "
         f"has exactly <b>{units.exact(total)}</b> parameters.{used} In {escape(title(seen.precision))} they take "
-        f"<b>{units.amount(seen.weights.total)}</b> ({units.amount(seen.weights.total, 'GiB')}).</p>"
+        f"<b>{units.amount(seen.weights.total)}</b> ({units.amount(seen.weights.total, units.other())}).</p>"
     )
     return {
         "answer": answer,
@@ -283,7 +282,7 @@ def _show_cached(seen: Cached) -> dict[str, Any]:
     many = f"{asked.sequences:,} conversations of {asked.prompt_tokens:,} tokens"
     answer = (
         f"<p class='big'>{units.amount(total)}</p><p class='lead'><b>{escape(seen.model.label)}</b> keeps "
-        f"<b>{units.exact(total)} bytes</b> ({units.amount(total, 'GiB')}) for {many}. The first token of a "
+        f"<b>{units.exact(total)} bytes</b> ({units.amount(total, units.other())}) for {many}. The first token of a "
         f"conversation costs <b>{units.exact(seen.token)} bytes</b>.</p>"
     )
     return {

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import memscape as ms
 from memscape import tables
-from memscape.catalog import weight_precisions
+from memscape.catalog import Accelerator, weight_precisions
 from memscape.memory.weights import title
 from memscape.model import Model
 from memscape.problem import unknown
@@ -30,6 +30,7 @@ TRAINED_IN = {
     "bf16-mixed": "BF16 beside FP32 master weights (mixed)",
 }
 ATTENTION = {"sdpa": "one fused kernel", "eager": "step by step (eager)"}
+MEMORY_AS = {"usable": "as its driver reports it", "sold": "as it is sold (GB of 10⁹ bytes)"}
 METHODS = {"full": "all parameters", "lora": "LoRA adapters", "qlora": "QLoRA: adapters on 4-bit weights"}
 
 
@@ -88,10 +89,17 @@ def sequences() -> Control:
     return controls.slider("sequences", "Conversations at once", SEQUENCES, 16)
 
 
-def accelerator() -> Control:
-    """Return the choice of a device."""
+def accelerator() -> tuple[Control, Control]:
+    """Return the choice of a device, whose value is an `Accelerator`, and of how its memory is counted."""
     names = [(name, name) for name in tables.by_key("accelerators")]
-    return controls.search("accelerator", "Accelerator", names, DEVICE)
+    device = controls.search("accelerator", "Accelerator", names, DEVICE)
+    counted = controls.choice("memory_as", "Its memory, counted", named(MEMORY_AS), "usable")
+
+    def read(words: str) -> Accelerator:
+        found = ms.accelerator(device.read(words))
+        return found.as_sold() if counted.value == "sold" else found
+
+    return replace(device, read=read), replace(counted, passed=False)
 
 
 def named(options: Mapping[str, str]) -> list[tuple[str, str]]:

@@ -67,7 +67,7 @@ def training() -> Any:
         controls.choice("update", "The optimizer updates", scenario.named(UPDATES), "single"),
         scenario.attention(),
         scenario.checkpointing(),
-        scenario.accelerator(),
+        *scenario.accelerator(),
     )
     return controls.page(fields, _trained, _show_trained, _outputs(), models.upload, steps=legal)
 
@@ -98,7 +98,7 @@ def _trained(
     update: str,
     attention: str,
     checkpointing: bool,
-    accelerator: str,
+    accelerator: Accelerator,
 ) -> Trained:
     asked = Training(
         micro_batch=micro_batch,
@@ -112,13 +112,12 @@ def _trained(
         recompute="full" if checkpointing else "none",
     )
     check(model, asked)
-    device = ms.accelerator(accelerator)
     moments = ms.timeline(model, asked)
     peak = max(alive.total for alive in moments.values())
     highest = tuple(moment for moment, alive in moments.items() if alive.total == peak)
     one = replace(asked, micro_batch=1, sequence_tokens=1, update="single")
     states = {_title(name): _states(model, replace(one, optimizer=name)) for name in _shown(optimizer)}
-    return Trained(model, asked, moments, highest, device, room(moments[highest[0]], device), states)
+    return Trained(model, asked, moments, highest, accelerator, room(moments[highest[0]], accelerator), states)
 
 
 @lru_cache(maxsize=256)
@@ -173,7 +172,7 @@ def _trained_answer(seen: Trained) -> str:
     what = f"{_what(asked)} <b>{escape(seen.model.label)}</b> with {scenario.sequences_of(asked)}"
     return (
         f"<p class='over'>{_when(seen)}</p><p class='big'>{units.amount(peak.total)}</p><p class='lead'>"
-        f"Training {what} holds <b>{units.exact(peak.total)} bytes</b> ({units.amount(peak.total, 'GiB')}): "
+        f"Training {what} holds <b>{units.exact(peak.total)} bytes</b> ({units.amount(peak.total, units.other())}): "
         f"{', '.join(parts)}.</p><p class='lead'>{_fits(seen)}</p>"
     )
 
@@ -207,6 +206,6 @@ def _remarks(seen: Trained) -> tuple[str, ...]:
         *seen.moments[seen.highest[0]].notes,
         "counted is what the program itself allocates: the driver's context, the workspaces of libraries and what the "
         "allocator rounds up come on top",
-        f"{device.name} is sold with {device.memory_gb:g} GB; {units.amount(device.usable_bytes, digits=4)} "
-        f"({units.amount(device.usable_bytes, 'GiB', 4)}) can be used: {device.basis}",
+        f"{device.name} is sold with {device.memory_gb:g} GB; {units.both(device.usable_bytes, 4)} "
+        f"can be used: {device.basis}",
     )

@@ -66,7 +66,7 @@ def fields(model: Control, legal: Steps) -> tuple[Control, ...]:
     sizes = (
         legal.length(controls.slider("tokens", "Tokens in each sequence", scenario.CONTEXTS, 8192)),
         controls.slider("sequences", "Sequences at once (in training: micro-batch)", scenario.SEQUENCES, 16),
-        scenario.accelerator(),
+        *scenario.accelerator(),
         controls.choice("devices", "Devices", scenario.named(DEVICES), "2"),
     )
     changes = {f"{name}_b": _changed(name, own[name]) for name in own}

@@ -60,7 +60,7 @@ def _compared(
     model: Model,
     model_b: str,
     work: str,
-    accelerator: str,
+    accelerator: Accelerator,
     devices: str,
     across: str,
     up: str,
@@ -68,7 +68,7 @@ def _compared(
     fits_in: str,
     **asked: Any,
 ) -> Compared:
-    device, count = ms.accelerator(accelerator), int(devices)
+    device, count = accelerator, int(devices)
     other = model if model_b == SAME else ms.model(model_b)
     of_b = {name: _of_b(name, value, asked[f"{name}_b"]) for name, value in asked.items() if f"{name}_b" in asked}
     a = _scenario(model, work, count, device, asked)
@@ -126,7 +126,7 @@ def _scenario(model: Model, work: str, devices: int, device: Accelerator, asked:
 
 
 @lru_cache(maxsize=64)
-def _fitting(accelerator: str, devices: int, precision: str) -> pandas.DataFrame:
+def _fitting(accelerator: Accelerator, devices: int, precision: str) -> pandas.DataFrame:
     """What fits, which no other control changes."""
     return ms.what_fits(accelerator, devices, [precision])
 
