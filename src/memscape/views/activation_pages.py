@@ -69,7 +69,7 @@ def activations() -> Any:
         "tensors": controls.html("card"),
         "notes": controls.html("card quiet"),
     }
-    return controls.page(fields, _kept, _show_kept, outputs, models.upload, steps=legal)
+    return controls.page(fields, _kept, _show_kept, outputs, models.upload, steps=legal, terms=lambda seen: seen.kept)
 
 
 def _kept(

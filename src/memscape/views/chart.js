@@ -95,6 +95,24 @@ function layout(given, ask, width, height) {
   };
 }
 
+// a chart as a file: on the card's ground, since a picture stands on any paper
+function pictures(Plotly, box, model, ask) {
+  const row = document.createElement("div");
+  row.className = "memscape-pictures";
+  for (const format of ["png", "svg"]) {
+    const button = Object.assign(document.createElement("button"), { type: "button", textContent: format.toUpperCase() });
+    button.setAttribute("aria-label", `Save this chart as ${format.toUpperCase()}`);
+    button.addEventListener("click", () => {
+      const { data = [], layout: given = {} } = coloured(model.get("spec"), ask);
+      const [width, height] = [box.clientWidth, model.get("height")];
+      const figure = { data, layout: { ...layout(given, ask, width, height), paper_bgcolor: ask("card") } };
+      Plotly.downloadImage(figure, { format, width, height, scale: 2, filename: document.title.replace(/\W+/g, "-") });
+    });
+    row.append(button);
+  }
+  return row;
+}
+
 export default {
   async render({ model, el }) {
     const box = document.createElement("div");
@@ -113,6 +131,7 @@ export default {
       return;
     }
     const { ask, forget } = paints(box);
+    el.append(pictures(Plotly, box, model, ask));
     let width = Math.floor(box.clientWidth);
     // the first picture is drawn wherever it is, the next ones when somebody can see them
     let near = true;

@@ -65,7 +65,7 @@ def cluster() -> Any:
         controls.choice("rank", "Compare every accelerator", scenario.named(RANKS), ""),
     )
     files = {"bill.csv": _bill_csv, "offers.csv": _offers_csv, "plan.csv": _plan_csv}
-    return controls.page(fields, _billed, _show, _outputs(), models.upload, files, legal)
+    return controls.page(fields, _billed, _show, _outputs(), models.upload, files, legal, lambda seen: seen.bill.held)
 
 
 def _serving(legal: Steps) -> tuple[Control, ...]:

@@ -24,11 +24,12 @@ import ipywidgets as widgets
 import traitlets
 
 from memscape import units
+from memscape.breakdown import Breakdown
 from memscape.problem import Problem, unknown
 from memscape.readers import LARGEST_CONFIG
 from memscape.views import address
 from memscape.views.charts import Chart
-from memscape.views.exports import Exports, Page, buttons, kind_of
+from memscape.views.exports import Answer, Exports, Page, answer_files, buttons, kind_of
 
 
 class Adapting(Protocol):
@@ -137,14 +138,18 @@ def page(
     upload: tuple[Upload, Take] | None = None,
     exports: Exports | None = None,
     steps: Adapting | None = None,
+    terms: Callable[[Any], Breakdown] | None = None,
 ) -> Any:
     """Return the page, with a result before anything is touched; settings in the address come first.
 
     A Problem becomes a sentence beside the controls while the last good result stays. `exports` are the files that the
     page hands out, by name: `{"parts.csv": function}`, where `function(result)` returns the text, when it is asked for.
-    `steps` adapts sliders to the other controls before each calculation, and says what it had to move.
+    `steps` adapts sliders to the other controls before each calculation, and says what it had to move. `terms` gives
+    the breakdown that the answer rests on, which is then handed out in words, as a table and as data.
     """
     loop = _Loop(fields, calculate, show, outputs, exports or {}, steps)
+    if terms:
+        loop.exports = answer_files(partial(loop.answer, terms)) | loop.exports
     loop.start()
     for field in loop.fields:
         field.widget.observe(loop.refresh, names="value")
@@ -167,7 +172,7 @@ class _Loop:
     ) -> None:
         self.unit = replace(choice("unit", "Show memory in", UNITS, "GB"), passed=False)
         self.fields, self.calculate, self.show, self.outputs = (*fields, self.unit), calculate, show, outputs
-        self.exports, self.steps, self.result = exports, steps, None
+        self.exports, self.steps, self.result = dict(exports), steps, None
         self.adapting = False
         self.asked = address.read()
         self.memory, self.said = Page(), html("said")
@@ -230,9 +235,22 @@ class _Loop:
         except Exception as failure:
             self.said.value = _alert(_words(failure))
 
+    def answer(self, terms: Callable[[Any], Breakdown], result: Any) -> Answer:
+        """Return what the page says now, for a file."""
+        seen = [field for field in self.fields if field.widget.layout.display != "none"]
+        settings = {str(field.widget.description).partition(":")[0]: _shown(field.widget) for field in seen}
+        return Answer(self.outputs["answer"].value, settings, urlencode(address.written(seen)), terms(result))
+
     def remember(self) -> None:
         """Write the settings into the address."""
         self.memory.query = urlencode(address.written(self.fields) | address.others(self.fields, self.asked))
+
+
+def _shown(widget: Any) -> str:
+    """What a reader sees of a value."""
+    if isinstance(widget.value, bool):
+        return "yes" if widget.value else "no"
+    return str(getattr(widget, "label", None) or widget.value)
 
 
 def _receive(take: Take, said: Any, _upload: Any, content: Any, buffers: Sequence[Any]) -> None:

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
+from html import unescape
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 import anywidget
 import ipywidgets as widgets
 import traitlets
 
+from memscape import units
+from memscape.breakdown import Breakdown, Quantity
+from memscape.views.text import name_of
+
 Exports = Mapping[str, Callable[[Any], str]]
-KINDS = {"csv": "text/csv", "json": "application/json"}
+KINDS = {"csv": "text/csv", "json": "application/json", "md": "text/markdown"}
 WORDS = "<h2>Take it along</h2><p>These files hold what is shown now, each number with its unit.</p>"
 # one style sheet for cards and tables: Voilà links it, a notebook gets it with the widget
 STYLE_SHEET = Path(__file__).parents[1] / "dashboard/share/jupyter/voila/templates/memscape/static/cards.css"
@@ -59,9 +68,106 @@ def _pressed(hand_out: Callable[[str], None], name: str, _button: Any) -> None:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return rows as CSV; the unit of a column belongs into its head. Numbers keep every digit."""
+    """Return rows as CSV; the unit of a column belongs into its head. Numbers keep every digit.
+
+    Words that a spreadsheet would run as a formula are preceded by an apostrophe.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(head)
-    writer.writerows(rows)
+    writer.writerows([_plain(cell) for cell in row] for row in rows)
     return text.getvalue()
+
+
+def _plain(cell: object) -> object:
+    return f"'{cell}" if isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@", "\t", "\r") else cell
+
+
+# the answer of a page
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a page says: its headline as HTML, the settings in words, their address, and the terms behind them."""
+
+    headline: str
+    settings: Mapping[str, str]
+    query: str
+    terms: Breakdown
+
+
+def answer_files(answer: Callable[[Any], Answer]) -> dict[str, Callable[[Any], str]]:
+    """Return the files that every page hands out: the answer in words, its terms as a table, both as data."""
+    return {
+        "answer.md": lambda result: _markdown(answer(result)),
+        "terms.csv": lambda result: _terms(answer(result).terms),
+        "answer.json": lambda result: _json(answer(result)),
+    }
+
+
+def _markdown(answer: Answer) -> str:
+    """The answer for pasting: headline, settings, parts, sources."""
+    unit = answer.terms.unit
+    parts = answer.terms.by("phase")
+    lines = [
+        *(f"{line}\n" for line in _words(answer.headline)),
+        "| Setting | Value |\n|---|---|",
+        *(f"| {_cell(name)} | {_cell(value)} |" for name, value in answer.settings.items()),
+        f"\n| Part | {unit.capitalize()} | Amount |\n|---|---:|---:|",
+        *(f"| {name_of(part)} | {units.exact(size)} | {_amount(size, unit)} |" for part, size in parts.items()),
+        f"| **Together** | {units.exact(answer.terms.total)} | {_amount(answer.terms.total, unit)} |",
+        f"\nThe same settings: `?{answer.query}`",
+        f"\nSources: {', '.join(answer.terms.sources)}. Worked out by memscape.\n",
+    ]
+    return "\n".join(lines)
+
+
+def _words(headline: str) -> list[str]:
+    """The paragraphs of a headline as Markdown."""
+    bold = re.sub(r"</?b>", "**", headline)
+    paragraphs = re.findall(r"<p[^>]*>(.*?)</p>", bold, re.DOTALL)
+    return [unescape(re.sub(r"<[^>]*>", "", each)).strip() for each in paragraphs]
+
+
+def _cell(words: str) -> str:
+    return words.replace("|", "\\|").replace("\n", " ")
+
+
+def _amount(size: Quantity, unit: str) -> str:
+    return units.amount(size) if unit == "bytes" else units.count(size)
+
+
+def _terms(terms: Breakdown) -> str:
+    head = ("part", "group", "term", terms.unit, "lowest", "highest", "factors", "numbers", "source")
+    rows = (
+        (
+            *(name_of(term.phase), name_of(term.group), term.name, term.amount, term.low, term.high),
+            *(" * ".join(term.factors), term.substituted, term.source),
+        )
+        for term in terms
+    )
+    return table(head, rows)
+
+
+def _json(answer: Answer) -> str:
+    found = {
+        "answer": " ".join(_words(answer.headline)).replace("**", ""),
+        "settings": dict(parse_qsl(answer.query, keep_blank_values=True)),
+        "unit": answer.terms.unit,
+        "total": answer.terms.total,
+        "lowest": answer.terms.low,
+        "highest": answer.terms.high,
+        "terms": [
+            {
+                "part": term.phase,
+                "group": term.group,
+                "name": term.name,
+                "factors": dict(term.factors),
+                "amount": term.amount,
+                "source": term.source,
+            }
+            for term in answer.terms
+        ],
+        "notes": list(answer.terms.notes),
+    }
+    return json.dumps(found, indent=2, default=str) + "\n"

@@ -81,7 +81,7 @@ def parallelism() -> Any:
         controls.choice("recomputed", "Computed again in backward", scenario.named(RECOMPUTED), "none"),
         *scenario.accelerator(),
     )
-    return controls.page(fields, _spread, _show, _outputs(), models.upload, steps=legal)
+    return controls.page(fields, _spread, _show, _outputs(), models.upload, steps=legal, terms=_busiest)
 
 
 def _outputs() -> dict[str, Any]:
@@ -205,7 +205,7 @@ def _time(model: Model, asked: Inference | Training, device: Accelerator, layout
 
 def _show(seen: Spread) -> dict[str, Any]:
     layout, capacity = seen.layout, seen.device.usable_bytes
-    busiest = max(seen.stages, key=lambda stage: float(stage.total))
+    busiest = _busiest(seen)
     columns, copies = _columns(layout)
     tiles = devices.tiles(seen.stages, columns, capacity, copies)
     each = "; ".join(f"stage {place + 1}: {units.amount(stage.total)}" for place, stage in enumerate(seen.stages))
@@ -223,6 +223,10 @@ def _show(seen: Spread) -> dict[str, Any]:
         "traffic": f"<h2>The same in numbers</h2>{text.table(seen.sent, 'group')}" if seen.sent.terms else "",
         "notes": text.notes(_remarks(seen, busiest)),
     }
+
+
+def _busiest(seen: Spread) -> Breakdown:
+    return max(seen.stages, key=lambda stage: float(stage.total))
 
 
 def _columns(layout: Layout) -> tuple[int, str]:

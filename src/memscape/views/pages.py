@@ -79,7 +79,9 @@ def index() -> Any:
         "parts": controls.html("card"),
         "notes": controls.html("card quiet"),
     }
-    return controls.page(fields, _overview, _show_overview, outputs, models.upload, steps=legal)
+    return controls.page(
+        fields, _overview, _show_overview, outputs, models.upload, steps=legal, terms=lambda seen: seen.served
+    )
 
 
 def _overview(
@@ -171,7 +173,7 @@ def parameters() -> Any:
         "weights": controls.html("card"),
         "notes": controls.html("card quiet"),
     }
-    return controls.page(fields, _counted, _show_counted, outputs, models.upload)
+    return controls.page(fields, _counted, _show_counted, outputs, models.upload, terms=lambda seen: seen.parameters)
 
 
 def _ask(group: str) -> str:
@@ -252,7 +254,9 @@ def kv_cache() -> Any:
         "parts": controls.html("card"),
         "notes": controls.html("card quiet"),
     }
-    return controls.page(fields, _cached, _show_cached, outputs, models.upload, steps=legal)
+    return controls.page(
+        fields, _cached, _show_cached, outputs, models.upload, steps=legal, terms=lambda seen: seen.cache
+    )
 
 
 def _cached(model: Model, tokens: int, sequences: int, kv_cache: str, engine: str, block_tokens: int) -> Cached:

@@ -61,7 +61,7 @@ def reality_check() -> Any:
         "measured": controls.html("card"),
     }
     files = {"rules.csv": _rules_csv, "article.csv": _article_csv, "measurements.csv": _measurements_csv}
-    return controls.page(fields, _compared, _show, outputs, models.upload, files, legal)
+    return controls.page(fields, _compared, _show, outputs, models.upload, files, legal, lambda seen: seen.exact)
 
 
 def _compared(model: Model, work: str, verdict: str, **own: Any) -> Compared:

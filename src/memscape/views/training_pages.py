@@ -69,7 +69,19 @@ def training() -> Any:
         scenario.checkpointing(),
         *scenario.accelerator(),
     )
-    return controls.page(fields, _trained, _show_trained, _outputs(), models.upload, steps=legal)
+    return controls.page(
+        fields,
+        _trained,
+        _show_trained,
+        _outputs(),
+        models.upload,
+        steps=legal,
+        terms=lambda seen: seen.moments[seen.highest[0]],
+    )
+
+
+def _highest(seen: Trained) -> Breakdown:
+    return seen.moments[seen.highest[0]]
 
 
 def _outputs() -> dict[str, Any]:
