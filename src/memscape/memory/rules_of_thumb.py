@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from memscape.breakdown import Breakdown, Quantity, Term
 from memscape.catalog import Accelerator
-from memscape.memory.parameters import parameters
+from memscape.memory.parameters import active_parameters, parameters
 from memscape.memory.weights import bits_per_weight, weights
 from memscape.model import Model
 from memscape.workload import Inference, Training
@@ -70,6 +70,10 @@ class Rule:
     errs: str
     answer: Breakdown
 
+    def error(self, exact: Breakdown) -> Quantity:
+        """Return what the rule answers over the exact answer, less one."""
+        return self.answer.total / exact.total - 1
+
     def worst(self, exact: Breakdown) -> str:
         """Return the phase in which the rule is furthest from the exact answer, in bytes."""
         mine, real = self.answer.by("phase"), exact.by("phase")
@@ -92,10 +96,13 @@ def _of_serving(model: Model, asked: Inference) -> tuple[Rule, ...]:
     tokens = {"sequences": asked.sequences, "tokens": asked.prompt_tokens + asked.output_tokens}
     width = {"layers": model.layers, "hidden_size": model.hidden_size, "bytes_per_element": 2}
     wide = Term("keys and values of the whole width", {"keys_and_values": 2, **tokens, **width}, "other", "kv_cache")
+    per_head = {"layers": model.layers, "kv_heads": model.kv_heads, "head_dim": model.head_dim, "bytes_per_element": 2}
+    grouped = Term("keys and values of the KV heads", {"keys_and_values": 2, **tokens, **per_head}, "other", "kv_cache")
     two = {"tensors_per_layer": 2, **tokens, **width}
     kept = Term("two tensors a layer", two, "other", "activations", "article2024")
     return (
         Rule("Weights alone", "parameters × bytes", "It leaves out the cache, which grows with users.", _sum(held)),
+        *_of_active(model, asked.weights),
         Rule(
             "A fifth more",
             "parameters × bytes × 1.2",
@@ -109,12 +116,28 @@ def _of_serving(model: Model, asked: Inference) -> tuple[Rule, ...]:
             _sum(held, wide),
         ),
         Rule(
+            "Cache of the KV heads",
+            "weights + 2 × layers × KV heads × head size × tokens × 2 bytes",
+            "Right where every layer keeps all tokens for each KV head; windows, latent attention and encoders do not.",
+            _sum(held, grouped),
+        ),
+        Rule(
             "Two tensors a layer",
             "weights + 2 × layers × hidden size × tokens × 2 bytes, called activations",
             "Nothing is kept from layer to layer in serving but the cache, which the rule does not name.",
             _sum(held, kept),
         ),
     )
+
+
+def _of_active(model: Model, precision: str) -> tuple[Rule, ...]:
+    """The rule that is told of mixtures of experts alone."""
+    if not model.experts:
+        return ()
+    used = {"active_parameters": active_parameters(model).total, **_bytes_each(model, precision)}
+    errs = "A token passes through some experts, but the next token through others: all of them have to be there."
+    answer = _sum(Term("weights of a token's experts", used, "other", "weights"))
+    return (Rule("Active parameters", "parameters that a token uses × bytes", errs, answer),)
 
 
 def _of_training(model: Model, training: Training) -> tuple[Rule, ...]:
@@ -129,6 +152,8 @@ def _of_training(model: Model, training: Training) -> tuple[Rule, ...]:
     width = {"layers": model.layers + model.encoder_layers, "hidden_size": model.hidden_size}
     wide = {"bytes_per_element": 34, **tokens, **width}
     paper = Term("34·s·b·h a layer", wide, "other", "activations", "korthikanti2022")
+    twelve = {"numbers_per_token_and_layer": 12, "bytes_per_element": 2, **tokens, **width}
+    zero = Term("12·s·b·h numbers a layer", twelve, "other", "activations", "rajbhandari2020")
     two = two_tensors_a_layer(model, training).terms
     return (
         Rule(
@@ -142,6 +167,12 @@ def _of_training(model: Model, training: Training) -> tuple[Rule, ...]:
             "2 + 2 + 12 bytes for each parameter",
             "It leaves out every activation, and adapters or other optimizers change the states.",
             Breakdown("bytes", tuple(sixteen)),
+        ),
+        Rule(
+            "16 bytes and 12·s·b·h",
+            "16 bytes a parameter + 12 numbers × tokens × hidden size for each layer",
+            "It counts a dozen tensors of GPT-2's layer in 16 bits, and neither masks nor scores nor the loss.",
+            Breakdown("bytes", (*sixteen, zero)),
         ),
         Rule(
             "16 bytes and 34·s·b·h",
@@ -158,9 +189,13 @@ def _sum(*terms: Term) -> Breakdown:
 
 def _weights(model: Model, precision: str) -> Term:
     """The weights as rules count them: whole bytes for each parameter, quantised or not, without scales."""
-    bits = bits_per_weight(precision) or 8 * weights(model, precision).total / parameters(model).total
-    size = {"parameters": parameters(model).total, "bytes_per_element": round(bits) / 8}
+    size = {"parameters": parameters(model).total, **_bytes_each(model, precision)}
     return Term("weights", size, "other", "weights", "article2024")
+
+
+def _bytes_each(model: Model, precision: str) -> dict[str, Quantity]:
+    bits = bits_per_weight(precision) or 8 * weights(model, precision).total / parameters(model).total
+    return {"bytes_per_element": round(bits) / 8}
 
 
 def _states(phase: str, number: Quantity, size: int, source: str = "rajbhandari2020") -> Term:

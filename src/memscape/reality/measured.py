@@ -1,4 +1,4 @@
-"""Published measurements beside what is predicted for them: training runs, servers' caches, files of weights."""
+"""Published figures beside what is predicted for them: sizes, files of weights, servers' caches, training runs."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from memscape.memory.weights import weights
 from memscape.model import Model
 from memscape.parallelism import DEGREES, Layout
 from memscape.performance import TrainingTime, performance
+from memscape.problem import chosen
+from memscape.reality.ours import SCALES, ours
 from memscape.units import GB, GIB
 from memscape.workload import Inference, Training
 
@@ -24,12 +26,13 @@ VLLM_CARD, VLLM_UTILISATION = "H100 SXM 80GB", 0.95
 
 @dataclass(frozen=True)
 class Measurement:
-    """A published figure and ours: seconds of a training step, bytes of a cache pool or of a file.
+    """A published figure and ours: bytes of a tensor, a file or a pool of cache blocks, or seconds of a training step.
 
     `why` says what is known of the difference where it is large; `fits` is None where nothing has to fit.
     """
 
     kind: str
+    group: str
     what: str
     published: float
     predicted: float
@@ -44,14 +47,19 @@ class Measurement:
         return self.predicted / self.published - 1
 
 
-@cache
 def measurements() -> tuple[Measurement, ...]:
     """Return every published measurement of `data/` with our prediction.
 
     Training steps come from one set of shares of the peak (`data/efficiencies.csv`), sizes from tensors alone: nothing
     is fitted to these rows.
     """
-    return (*_runs(), *_pools(), *_files())
+    return tuple(each for kind in KINDS for each in measured(kind))
+
+
+@cache
+def measured(kind: str) -> tuple[Measurement, ...]:
+    """Return the published measurements of one kind: "size", "file", "pool" or "run"."""
+    return tuple(KINDS[chosen("kind", kind, KINDS)]())
 
 
 def run_of(row: tables.Row) -> tuple[Model, Training, Layout]:
@@ -103,6 +111,13 @@ def _with_recomputation(of: Model, training: Training) -> float:
     return float(96 * batch * s * layers * h**2 * (1 + s / (6 * h) + v / (16 * layers * h)))
 
 
+def _sizes() -> Iterator[Measurement]:
+    for row in tables.rows("published_sizes"):
+        published = float(row["published"]) * SCALES[row["unit"]]
+        size = ours(row["ours"], "bytes")
+        yield Measurement("size", row["group"], row["what"], published, size, "bytes", row["source"], row["why"])
+
+
 def _runs() -> Iterator[Measurement]:
     for row in tables.rows("published_runs"):
         of, training, layout = run_of(row)
@@ -111,7 +126,9 @@ def _runs() -> Iterator[Measurement]:
         large = row["too_large_because"] and f"by our count it does not fit: {row['too_large_because']}"
         why = "; ".join(filter(None, (row["speed_off_because"], large)))
         seconds = published_seconds(row, found)
-        yield Measurement("run", row["run"], seconds, float(found.step_s), "seconds", row["source"], why, fits)
+        yield Measurement(
+            "run", row["group"], row["run"], seconds, float(found.step_s), "seconds", row["source"], why, fits
+        )
 
 
 def _pools() -> Iterator[Measurement]:
@@ -129,11 +146,16 @@ def _pools() -> Iterator[Measurement]:
         )
         pool = kv_pool(model(row["model"]), asked, card)
         published = float(row["pool_gib"]) * GIB
-        yield Measurement("pool", row["report_name"], published, float(pool.bytes), "bytes", "llm_d_planner")
+        yield Measurement("pool", "vLLM", row["report_name"], published, float(pool.bytes), "bytes", "llm_d_planner")
 
 
 def _files() -> Iterator[Measurement]:
     for row in tables.rows("published_files"):
         of = model(row["model"])
         size = float(weights(of, row["mix"]).total)
-        yield Measurement("file", f"{of.label}, {row['mix']}", float(row["gb"]) * GB, size, "bytes", row["source"])
+        yield Measurement(
+            "file", of.label, f"{of.label}, {row['mix']}", float(row["gb"]) * GB, size, "bytes", row["source"]
+        )
+
+
+KINDS = {"size": _sizes, "file": _files, "pool": _pools, "run": _runs}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from html import escape
 from typing import Any
 
@@ -13,6 +14,7 @@ from memscape.memory.rules_of_thumb import Rule, rules
 from memscape.model import Model
 from memscape.reality import Claim, Measurement, claims, measurements
 from memscape.reality.claims import VERDICTS
+from memscape.reality.measured import measured
 from memscape.views import controls, exports, figures, scenario, text
 from memscape.views.charts import Chart
 from memscape.views.controls import Control
@@ -22,23 +24,25 @@ from memscape.workload import Inference, Training
 WORK = {"serving": "Serving", "training": "Training"}
 SHOWN = {"": "all claims"} | {verdict: f"those that are {verdict}" for verdict in VERDICTS}
 KINDS = {
-    "run": "Training runs: seconds of a step",
-    "pool": "vLLM on an H100: the pool of cache blocks",
-    "file": "Files of weights, as published",
+    "size": "sizes: cache, weights, training",
+    "file": "files of quantised weights",
+    "pool": "vLLM's cache pools on an H100",
+    "run": "training runs: seconds of a step",
 }
-SHORT = {"run": "runs", "pool": "caches", "file": "files"}
-AGAINST = {"about": "about", "at most": "enough:", "at least": "at least", "between": ""}
+AGAINST = {"about": "about", "enough": "", "at most": "no more than", "at least": "at least", "between": ""}
+COLUMNS = ("kind", "group", "what", "published", "predicted", "unit", "error", "why", "source")
 
 
 @dataclass(frozen=True)
 class Compared:
-    """What the page shows: the exact answer, what the rules say, and the verdict that is looked at."""
+    """What the page shows: the exact answer, what the rules say, and the claims and figures that are looked at."""
 
     model: Model
     asked: Inference | Training
     exact: Breakdown
     rules: tuple[Rule, ...]
     verdict: str
+    published: str
 
 
 def reality_check() -> Any:
@@ -50,10 +54,11 @@ def reality_check() -> Any:
     training = (scenario.micro_batch(), legal.length(scenario.length()), scenario.checkpointing())
     controls.shown_for(work, {"serving": serving, "training": training})
     verdict = controls.choice("verdict", "Claims of the article", scenario.named(SHOWN), "")
-    fields: tuple[Control, ...] = (models.control, work, *serving, *training, verdict)
+    published = controls.choice("published", "Published figures", scenario.named(KINDS), "size")
+    fields: tuple[Control, ...] = (models.control, work, *serving, *training, verdict, published)
     outputs = {
         "answer": controls.html("answer"),
-        "rules": Chart(height=300),
+        "rules": Chart(height=330),
         "table": controls.html("card"),
         "claims": controls.html("card"),
         "errors_words": controls.html("caption"),
@@ -64,7 +69,7 @@ def reality_check() -> Any:
     return controls.page(fields, _compared, _show, outputs, models.upload, files, legal, lambda seen: seen.exact)
 
 
-def _compared(model: Model, work: str, verdict: str, **own: Any) -> Compared:
+def _compared(model: Model, work: str, verdict: str, published: str, **own: Any) -> Compared:
     asked: Inference | Training
     if work == "training":
         asked = Training(
@@ -78,7 +83,7 @@ def _compared(model: Model, work: str, verdict: str, **own: Any) -> Compared:
         asked = Inference(
             own["sequences"], prompt_tokens=own["tokens"], output_tokens=written, weights=own["precision"]
         )
-    return Compared(model, asked, ms.memory(model, asked), rules(model, asked), verdict)
+    return Compared(model, asked, ms.memory(model, asked), rules(model, asked), verdict, published)
 
 
 # what is shown
@@ -86,21 +91,21 @@ def _compared(model: Model, work: str, verdict: str, **own: Any) -> Compared:
 
 def _show(seen: Compared) -> dict[str, Any]:
     bars = {each.name: each.answer for each in seen.rules} | {"Exact": seen.exact}
-    found = measurements()
+    found = measured(seen.published)
     return {
         "answer": _answer(seen),
         "rules": (figures.stacked(bars), "; ".join(text.described(each, name) for name, each in bars.items())),
         "table": f"<h2>What each rule gets wrong</h2>{text.legend(bars.values())}{_rules(seen)}",
         "claims": f"<h2>An article of 2024, claim by claim</h2>{_claims(seen.verdict)}",
-        "errors_words": "<h2>Published measurements</h2><p>Nothing is fitted to them. Each point is one run, cache or "
-        "file: what was predicted, over what was published.</p>",
-        "errors": (figures.errors(_points(found)), _errors_words(found)),
-        "measured": _measured(found),
+        "errors_words": f"<h2>Published figures</h2><p>Shown: {KINDS[seen.published]}. Nothing is fitted to them. Each "
+        "point is one of them: how far the prediction is above or below what was published.</p>",
+        "errors": (figures.errors(_points(found)), _spread(found)),
+        "measured": f"<h2>One by one</h2>{_measured(found)}",
     }
 
 
 def _answer(seen: Compared) -> str:
-    offs = [_off(each, seen.exact) for each in seen.rules]
+    offs = [each.error(seen.exact) for each in seen.rules]
     doing = "Training" if isinstance(seen.asked, Training) else "Serving"
     return (
         f"<p class='over'>{doing} {escape(seen.model.label)} takes</p>"
@@ -108,10 +113,6 @@ def _answer(seen: Compared) -> str:
         f"<p class='lead'>Common rules miss it by <b>{min(offs):+.0%}</b> to <b>{max(offs):+.0%}</b>. "
         f"An article's claims, held against our numbers: {_tally()}.</p>"
     )
-
-
-def _off(rule: Rule, exact: Breakdown) -> float:
-    return float(rule.answer.total / exact.total - 1)
 
 
 def _tally() -> str:
@@ -126,7 +127,7 @@ def _rules(seen: Compared) -> str:
         mine, real = (each.by("phase").get(worst, 0) for each in (rule.answer, seen.exact))
         parts.append(
             f"<details data-part='{escape(rule.name)}'><summary class='row'><span>{escape(rule.name)}</span>"
-            f"<span>{units.amount(rule.answer.total)} <small>({_off(rule, seen.exact):+.0%})</small></span></summary>"
+            f"<span>{units.amount(rule.answer.total)} <small>({rule.error(seen.exact):+.0%})</small></span></summary>"
             f"<p><code>{escape(rule.says)}</code></p><p>{escape(rule.errs)} Furthest off here: "
             f"<b>{escape(text.name_of(worst).lower())}</b>, {units.amount(mine)} in place of {units.amount(real)}.</p>"
             f"</details>"
@@ -136,6 +137,7 @@ def _rules(seen: Compared) -> str:
     return f"<div class='parts'>{''.join(parts)}</div>"
 
 
+@cache
 def _claims(verdict: str) -> str:
     found = [each for each in claims() if verdict in ("", each.verdict)]
     sections = dict.fromkeys(each.section for each in found)
@@ -148,15 +150,25 @@ def _claims(verdict: str) -> str:
 
 
 def _claim(claim: Claim) -> str:
-    numbers = ""
-    if claim.ours is not None and claim.theirs is not None:
-        high = f" to {claim.theirs_high:g}" if claim.theirs_high is not None else ""
-        said = f"{AGAINST[claim.relation]} {_number(claim.theirs)}{high} {claim.unit}".strip()
-        numbers = f"<p>It says {escape(said)}; we compute <b>{_number(claim.ours)} {escape(claim.unit)}</b>.</p>"
     return (
         f"<details data-part='{escape(claim.name)}'><summary class='row'><span>{escape(claim.claim)}</span>"
-        f"<span class='verdict {claim.verdict}'>{claim.verdict}</span></summary>{numbers}"
+        f"<span class='verdict {claim.verdict}'>{claim.verdict}</span></summary>{_numbers(claim)}"
         f"<p>{escape(claim.why)} <small>Source: {text.source(claim.source)}</small></p></details>"
+    )
+
+
+def _numbers(claim: Claim) -> str:
+    """What it says and what we compute, in words; nothing where it states nothing to compute."""
+    if claim.ours is None or claim.theirs is None:
+        return ""
+    high = f" to {_number(claim.theirs_high)}" if claim.theirs_high is not None else ""
+    said = f"{AGAINST[claim.relation]} {_number(claim.theirs)}{high} {claim.unit}".strip()
+    said += " would be enough" if claim.relation == "enough" else ""
+    reading = f", as we read it ({claim.read_as})" if claim.read_as else ""
+    takes = "it takes" if claim.relation == "enough" else "it is"
+    return (
+        f"<p>It says {escape(said + reading)}. By our calculation {takes} "
+        f"<b>{_number(claim.ours)} {escape(claim.unit)}</b>.</p>"
     )
 
 
@@ -168,35 +180,26 @@ def _number(value: float) -> str:
 
 
 def _points(found: tuple[Measurement, ...]) -> dict[str, list[tuple[str, float]]]:
-    return {SHORT[kind]: [(each.what, each.error) for each in found if each.kind == kind] for kind in KINDS}
-
-
-def _errors_words(found: tuple[Measurement, ...]) -> str:
-    lines = []
-    for kind, words in KINDS.items():
-        offs = [each.error for each in found if each.kind == kind]
-        lines.append(f"{words}: {len(offs)}, from {min(offs):+.1%} to {max(offs):+.1%}")
-    return "; ".join(lines)
+    groups = dict.fromkeys(each.group for each in reversed(found))
+    return {group: [(each.what, each.error) for each in found if each.group == group] for group in groups}
 
 
 def _measured(found: tuple[Measurement, ...]) -> str:
-    return "".join(
-        f"<h3>{escape(words)}</h3>{_spread([each for each in found if each.kind == kind])}"
-        f"<div class='parts'><details data-part='{kind}'><summary class='row'><span>Every one</span></summary>"
-        f"{_measured_table([each for each in found if each.kind == kind])}</details></div>"
-        for kind, words in KINDS.items()
+    far = [f"<li>{escape(each.what)}: {escape(each.why)}.</li>" for each in found if each.why]
+    why = f"<p>Where we know what is missing, or do not:</p><ul class='notes'>{''.join(far)}</ul>" if far else ""
+    return (
+        f"<p>{_spread(found)}</p>{why}<div class='parts'><details data-part='measured'><summary class='row'>"
+        f"<span>Every one</span></summary>{_measured_table(found)}</details></div>"
     )
 
 
-def _spread(found: list[Measurement]) -> str:
+def _spread(found: tuple[Measurement, ...]) -> str:
     offs = sorted(abs(each.error) for each in found)
-    far = [f"<li>{escape(each.what)}: {escape(each.why)}.</li>" for each in found if each.why]
-    why = f"<p>Where we know what is missing:</p><ul class='notes'>{''.join(far)}</ul>" if far else ""
     middle, last = (f"{off:.1%}" if off >= 0.01 else f"{off:.2%}" for off in (offs[len(offs) // 2], offs[-1]))
-    return f"<p>{len(offs)}: half of them within {middle}, the furthest off by {last}.</p>{why}"
+    return f"{len(found)} figures: half of them within {middle}, the furthest off by {last}."
 
 
-def _measured_table(found: list[Measurement]) -> str:
+def _measured_table(found: tuple[Measurement, ...]) -> str:
     rows = [
         (
             f"{escape(each.what)}<br><small>{_origin(each.source)}</small>",
@@ -231,11 +234,11 @@ def _rules_csv(seen: Compared) -> str:
 
 
 def _article_csv(seen: Compared) -> str:
-    head = ("section", "claim", "theirs", "theirs_high", "ours", "unit", "relation", "verdict", "why", "source")
+    numbers = ("theirs", "theirs_high", "ours", "unit", "relation", "read_as")
+    head = ("section", "claim", *numbers, "verdict", "why", "source")
     found = (each for each in claims() if seen.verdict in ("", each.verdict))
     return exports.table(head, ([getattr(each, name) for name in head] for each in found))
 
 
 def _measurements_csv(_seen: Compared) -> str:
-    head = ("kind", "what", "published", "predicted", "unit", "error", "why", "source")
-    return exports.table(head, ([getattr(each, name) for name in head] for each in measurements()))
+    return exports.table(COLUMNS, ([getattr(each, name) for name in COLUMNS] for each in measurements()))
