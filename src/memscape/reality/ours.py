@@ -36,6 +36,7 @@ SCALES = {
     "GiB": GIB,
     "TB": 10**12,
     "billion parameters": 10**9,
+    "percent of the growth": 1 / 100,
 }
 THREADS_PER_CORE = 2
 CONVERSATION = 8192  # tokens, where a claim names none
