@@ -22,6 +22,15 @@ class Server:
     url: str
     process: subprocess.Popen
 
+    def wait(self) -> None:
+        """Wait until it listens."""
+        port = int(self.url.rpartition(":")[2])
+        for _ in range(300):
+            with socket.socket() as door:
+                if door.connect_ex(("127.0.0.1", port)) == 0:
+                    return
+            time.sleep(0.1)
+
     def page(self, name: str, query: str = "") -> str:
         """Return the address of a page."""
         return f"{self.url}/voila/render/{name}.ipynb" + (f"?{query}" if query else "")
@@ -52,21 +61,24 @@ class Visit:
         self.tab.wait_for_function(expression, arg=argument)
 
 
+def free_port():
+    """Return a port of this machine that nobody uses."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 @pytest.fixture(scope="session")
 def server():
     """Serve the notebooks as a user would: `memscape` on a free port of this machine."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "memscape.dashboard.launch", "--no-browser", f"--port={port}"]
+    # every test is a visitor, and kernels outlive their visitors
+    command.append("--CappedKernels.most=500")
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    url = f"http://localhost:{port}"
-    for _ in range(300):
-        with socket.socket() as door:
-            if door.connect_ex(("127.0.0.1", port)) == 0:
-                break
-        time.sleep(0.1)
-    yield Server(url, process)
+    server = Server(f"http://localhost:{port}", process)
+    server.wait()
+    yield server
     process.terminate()
     process.wait(timeout=30)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from http.client import HTTPConnection
 from urllib.parse import parse_qs, urlsplit
 
 import psutil
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from hostile import get
 from published import ROOT
 
 import memscape as ms
@@ -20,17 +20,6 @@ SIZES = {"desktop": (1440, 900), "phone": (390, 844)}
 FAILED_CELL = "There was an error when executing cell"
 
 pytestmark = pytest.mark.browser
-
-
-def _get(server, path):
-    """Return the status and the text of an answer, for a path that is sent as it stands."""
-    connection = HTTPConnection(urlsplit(server.url).netloc, timeout=60)
-    try:
-        connection.request("GET", path)
-        answer = connection.getresponse()
-        return answer.status, answer.read().decode(errors="replace")
-    finally:
-        connection.close()
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -224,32 +213,8 @@ def test_start_page_is_the_overview_not_a_list_of_files(visit, server):
     assert "index.ipynb" in seen.tab.url and "4,096" in seen.answer
 
 
-@pytest.mark.parametrize("path", [
-    "voila/files/index.ipynb",
-    "voila/files/../pyproject.toml",
-    "files/index.ipynb",
-    "api/contents",
-    "api/kernels",
-    "lab",
-    "tree",
-    "terminals/1",
-])  # fmt: skip
-def test_server_gives_nothing_but_pages(server, path):
-    """No file, no listing, no kernel of another visitor, no JupyterLab."""
-    status, shown = _get(server, f"/{path}")
-    assert status in (400, 403, 404, 405), shown[:200]
-    assert "nbformat" not in shown and "[project]" not in shown
-
-
-def test_query_is_not_written_into_the_page(server):
-    """Stock Voilà 0.5.13 writes ?theme= into the page unescaped."""
-    for name in ("theme", "template", "anything"):
-        _, shown = _get(server, f"/voila/render/index.ipynb?{name}=%22%3E%3Cscript%3Eowned%3C/script%3E")
-        assert "<script>owned" not in shown
-
-
 def test_unknown_page_leads_home(server):
-    status, shown = _get(server, "/voila/render/nothing.ipynb")
+    status, shown = get(server.url, "/voila/render/nothing.ipynb")
     assert status == 404 and "overview" in shown and "https://" not in shown
 
 

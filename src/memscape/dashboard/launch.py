@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 PACKAGE = Path(__file__).parents[1]
@@ -35,12 +38,23 @@ def configuration() -> Any:
     voila.theme = "light"
     voila.allow_theme_override = voila.allow_template_override = "NO"
     voila.file_allowlist = []
-    voila.extra_labextensions_path = [str(plotly_folder())]
+    voila.extra_labextensions_path = [str(_alone(plotly_folder() / "package_data" / "plotly.min.js"))]
     voila.extension_denylist = UNUSED_EXTENSIONS
+    voila.multi_kernel_manager_class = "memscape.dashboard.kernels.CappedKernels"
     settings.MappingKernelManager.cull_idle_timeout = 600
     settings.MappingKernelManager.cull_interval = 60
     settings.MappingKernelManager.cull_connected = False
     return settings
+
+
+def _alone(script: Path) -> Path:
+    """Return a folder with a copy of one file of a package and nothing else of it, while this process runs."""
+    folder = Path(mkdtemp(prefix="memscape-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    place = folder / script.parent.name / script.name
+    place.parent.mkdir()
+    shutil.copyfile(script, place)  # a link would not be served
+    return folder
 
 
 def serve(folder: Path, arguments: Sequence[str]) -> None:
