@@ -49,6 +49,13 @@ def test_flops_are_twice_the_matrices_and_half_of_the_square():
     assert found.only(phase="scores").total == 32 * 4 * 1000 * 4096 / 2 * 32 * 128
 
 
+def test_layers_that_share_their_matrices_each_multiply_by_them():
+    """Lan et al. 2019 (ALBERT): parameters are shared over 12 layers, the arithmetic of BERT's layers is not saved."""
+    albert, bert = (ms.model(name) for name in ("albert-base-v2", "bert-base-uncased"))
+    layers = [forward_flops(each, {"tokens_in_pass": 512}, 512).by("group") for each in (albert, bert)]
+    assert layers[0]["mlp_dense"] == layers[1]["mlp_dense"] == 2 * 12 * 2 * 768 * 3072 * 512
+
+
 def test_a_token_passes_through_the_experts_it_uses():
     """Mixtral of Experts: 2 of 8 experts; a tied head is multiplied by, the lookup of a word is not."""
     model = ms.model("mixtral-8x7b")

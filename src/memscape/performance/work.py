@@ -34,12 +34,9 @@ def _multiplies(model: Model, tensor: Tensor) -> bool:
 
 
 def _matrix(model: Model, tensor: Tensor, tokens: Sizes, head: Sizes | None) -> Term:
-    copies = {name: size for name, size in tensor.copies.items() if name != "experts"}
-    if "experts" in tensor.copies:
-        copies["experts_per_token"] = model.experts_per_token
     through_head = tensor.group in ("lm_head", "embeddings")
     rows = head if head is not None and through_head else tokens
-    factors = MULTIPLY_AND_ADD | copies | tensor.rows | tensor.columns | rows
+    factors = MULTIPLY_AND_ADD | _passed(model, tensor) | tensor.rows | tensor.columns | rows
     name = "output head (tied)" if tensor.group == "embeddings" else tensor.name
     return Term(name, factors, tensor.group, "matmul", "chowdhery2022")
 
@@ -65,9 +62,13 @@ def matrix_parameters(model: Model) -> Quantity:
 
 
 def _numbers(model: Model, tensor: Tensor) -> Quantity:
-    copies = {name: size for name, size in tensor.copies.items() if name != "experts"}
-    each = product([*copies.values(), *tensor.rows.values(), *tensor.columns.values()])
-    return each * (model.experts_per_token if "experts" in tensor.copies else 1)
+    return product([*_passed(model, tensor).values(), *tensor.rows.values(), *tensor.columns.values()])
+
+
+def _passed(model: Model, tensor: Tensor) -> Sizes:
+    """How often a token passes a matrix: the layers that share one use it each, and of the experts only some do."""
+    named = {"experts": ("experts_per_token", model.experts_per_token), "stored_layers": ("layers", model.layers)}
+    return dict(named.get(name, (name, size)) for name, size in tensor.copies.items())
 
 
 def is_routed(group: str, factors: Mapping[str, Quantity]) -> bool:
