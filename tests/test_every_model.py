@@ -82,3 +82,13 @@ def test_memory_as_sold_is_what_the_box_says():
     assert opened.seen.device.usable_bytes == 80 * 10**9
     opened.fields["memory_as"].widget.value = "usable"
     assert opened.seen.device == ms.accelerator("H100 SXM 80GB")
+
+
+def test_scenario_has_the_name_that_its_reader_gave_it_as_text():
+    """The name stands over the answer and in the address; a link may hold anything, which is shown as it is."""
+    opened = Opened("index", "name=%3Cimg+src%3Dx%3E+our+chat")
+    assert "&lt;img src=x&gt; our chat" in opened.outputs["scenario"].value
+    opened.fields["name"].widget.value = "A" * 500
+    assert opened.outputs["scenario"].value.count("A") == 80
+    opened.fields["name"].widget.value = ""
+    assert opened.outputs["scenario"].value == "" and "name=" not in opened.state.query

@@ -44,7 +44,7 @@ def advise(found: Cluster) -> pandas.DataFrame:
 def changes(found: Cluster) -> tuple[Change, ...]:
     """Return the rows of `advise`."""
     rows = []
-    for words, harm, asked in _ways(found.workload):
+    for words, harm, asked in ways(found.workload):
         try:
             saved = int(found.held.total - memory(found.model, asked, found.layout).total)
         except Problem:
@@ -62,8 +62,8 @@ def _devices(found: Cluster, asked: Asked) -> int:
     return int(stand.setting.layout.devices)
 
 
-def _ways(workload: Asked) -> list[tuple[str, int, Asked]]:
-    """What can be changed, one thing at a time: words, harm, the changed workload."""
+def ways(workload: Asked) -> list[tuple[str, int, Asked]]:
+    """Return what can be changed, one thing at a time: words, harm (a place in HARM), the changed workload."""
     if isinstance(workload, Training):
         return _of_training(workload)
     half = replace(workload, sequences=max(1, workload.sequences // 2))

@@ -50,8 +50,8 @@ def restore(fields: Sequence[Control], asked: Mapping[str, str]) -> list[str]:
 
 
 def written(fields: Sequence[Control]) -> dict[str, str]:
-    """Return every control's value as it stands in an address."""
-    return {field.name: field.written for field in fields}
+    """Return every control's value as it stands in an address; one that is empty is left out."""
+    return {field.name: field.written for field in fields if field.written}
 
 
 def others(fields: Sequence[Control], asked: Mapping[str, str]) -> dict[str, str]:

@@ -187,7 +187,7 @@ def _show(seen: Billed) -> dict[str, Any]:
         "bar": (figures.memory_bar(bill.held, capacity, 1, name), text.described(bill.held, f"The busiest {name}")),
         "summary": f"<h2>In short</h2>{words.summary(bill)}",
         "advice": f"<h2>What would need less</h2><p>One change at a time, the least harm first.</p>"
-        f"{words.advice(bill, seen.advice)}",
+        f"{text.advice(bill.devices, seen.advice)}",
         "offers": f"<h2>Cloud instances that hold it</h2>{words.offers(bill)}",
         "plan": f"<h2>Every accelerator</h2>{words.everywhere(seen.plan)}" if seen.plan else "",
         "tiles_words": f"<h2>The devices</h2><p>{words.devices_of(bill)}</p>{text.legend([bill.held])}",

@@ -10,7 +10,6 @@ from memscape import units
 from memscape.breakdown import Breakdown
 from memscape.cluster import Cluster, Line
 from memscape.cluster.placement import spread_of
-from memscape.planner.advice import HARM, Change
 from memscape.views import text
 from memscape.workload import Inference, Training
 
@@ -142,28 +141,6 @@ def offers(bill: Cluster) -> str:
     stale = "<p>A stale price is older than a year; look it up again.</p>" if any(o.stale for o in bill.offers) else ""
     head = ("Instances", "USD an hour")
     return f"{text.simple_table(head, rows, 'compared wraps')}{rest}{stale}"
-
-
-def advice(bill: Cluster, found: Sequence[Change]) -> str:
-    """Return the single changes that need less, with what they save and the devices that would then do."""
-    rows = [
-        (
-            f"{escape(_title(each.change))}<br><small>{HARM[each.harm]}</small>",
-            units.amount(each.saves_bytes),
-            _then(bill.devices, each.devices),
-        )
-        for each in found
-    ]
-    if not rows:
-        return "<p>No single change of those known needs less.</p>"
-    table: str = text.simple_table(("Change, and its price", "Saves on a device", "Would do"), rows, "compared wraps")
-    return table
-
-
-def _then(now: int, devices: int) -> str:
-    if not devices:
-        return "does not fit alone"
-    return f"<b>{devices:,} devices</b>" if devices < now else f"{devices:,} devices"
 
 
 def everywhere(rows: Sequence[dict[str, Any]]) -> str:

@@ -42,6 +42,7 @@ class Adapting(Protocol):
 Options = Sequence[tuple[str, str]]
 Take = Callable[[str, int, bytes], None]
 UNITS = (("GB, of 10⁹ bytes", "GB"), ("GiB, of 2³⁰ bytes", "GiB"))
+LONGEST_NAME = 80
 FAILED = "This could not be computed; other settings may work."
 LOOK = {"style": {"description_width": "initial"}, "tooltip": ""}
 
@@ -108,6 +109,12 @@ def switch(name: str, label: str, value: bool) -> Control:
     return Control(name, box, bool, lambda on: str(int(on)), {"0": False, "1": True}.get)
 
 
+def text(name: str, label: str, most: int) -> Control:
+    """Return a field for a few words of the reader's own."""
+    field = widgets.Text(value="", description=label, continuous_update=False, **LOOK)
+    return Control(name, field, lambda words: words[:most], lambda words: words[:most], lambda words: words[:most])
+
+
 def shown_for(choice: Control, kinds: Mapping[str, Sequence[Control]]) -> None:
     """Show of the controls that belong to the values of a choice those of the chosen value alone."""
 
@@ -171,7 +178,9 @@ class _Loop:
         steps: Adapting | None,
     ) -> None:
         self.unit = replace(choice("unit", "Show memory in", UNITS, "GB"), passed=False)
-        self.fields, self.calculate, self.show, self.outputs = (*fields, self.unit), calculate, show, outputs
+        self.name = replace(text("name", "Name of this scenario", LONGEST_NAME), passed=False)
+        self.fields, self.calculate, self.show = (*fields, self.unit, self.name), calculate, show
+        self.outputs = {"scenario": html("scenario-name"), **outputs}
         self.exports, self.steps, self.result = dict(exports), steps, None
         self.adapting = False
         self.asked = address.read()
@@ -222,6 +231,8 @@ class _Loop:
         except Exception as failure:
             return _words(failure)
         self.result = result
+        named = self.name.value.strip()
+        shown = {**shown, "scenario": f"<p class='scenario'>{escape(named)}</p>" if named else ""}
         for name, value in shown.items():
             _put(self.outputs[name], value)
         return ""

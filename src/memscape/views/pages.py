@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from html import escape
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import memscape as ms
 from memscape import units
@@ -13,16 +14,20 @@ from memscape.catalog import Accelerator, cache_precision, common_precisions
 from memscape.cluster import RESERVE_PERCENT
 from memscape.memory.weights import quantised_groups, title
 from memscape.model import Model, scaled
+from memscape.planner.advice import Change, ways
+from memscape.problem import Problem
 from memscape.views import controls, figures, scenario, text
-from memscape.views.activation_pages import activations
 from memscape.views.charts import Chart
-from memscape.views.cluster_pages import cluster
-from memscape.views.layout_pages import parallelism
-from memscape.views.reality_pages import reality_check
 from memscape.views.steps import Steps
-from memscape.views.training_pages import training
-from memscape.views.what_if_pages import what_if
 from memscape.workload import Inference
+
+if TYPE_CHECKING:
+    from memscape.views.activation_pages import activations
+    from memscape.views.cluster_pages import cluster
+    from memscape.views.layout_pages import parallelism
+    from memscape.views.reality_pages import reality_check
+    from memscape.views.training_pages import training
+    from memscape.views.what_if_pages import what_if
 
 __all__ = [
     "activations",
@@ -35,6 +40,16 @@ __all__ = [
     "training",
     "what_if",
 ]
+
+# pages with a module of their own, loaded when they are opened
+ELSEWHERE = {
+    "activations": "activation_pages",
+    "cluster": "cluster_pages",
+    "parallelism": "layout_pages",
+    "reality_check": "reality_pages",
+    "training": "training_pages",
+    "what_if": "what_if_pages",
+}
 
 PERCENT = (25, 50, 100, 200, 400)
 RESERVES = (0, 5, 10, 15, 20, 30)
@@ -49,6 +64,13 @@ STORED_BY = {
 }
 
 
+def __getattr__(name: str) -> Any:
+    """Load the page that is asked for."""
+    if name not in ELSEWHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"memscape.views.{ELSEWHERE[name]}"), name)
+
+
 @dataclass(frozen=True)
 class Overview:
     """What the first page shows."""
@@ -58,6 +80,7 @@ class Overview:
     served: Breakdown
     device: Accelerator
     devices: int
+    advice: tuple[Change, ...]
 
 
 def index() -> Any:
@@ -77,6 +100,7 @@ def index() -> Any:
         "answer": controls.html("answer"),
         "bar": Chart(height=150),
         "parts": controls.html("card"),
+        "advice": controls.html("card"),
         "notes": controls.html("card quiet"),
     }
     return controls.page(
@@ -91,7 +115,24 @@ def _overview(
     if model.has_encoder:
         asked = replace(asked, output_tokens=tokens)
     served = ms.memory(model, asked)
-    return Overview(model, asked, served, accelerator, ms.fewest_devices(served, accelerator, reserve))
+    devices = ms.fewest_devices(served, accelerator, reserve)
+    return Overview(model, asked, served, accelerator, devices, _changes(model, asked, served, accelerator, reserve))
+
+
+def _changes(
+    model: Model, asked: Inference, served: Breakdown, device: Accelerator, reserve: int
+) -> tuple[Change, ...]:
+    """Single changes that need less in all, the least harm first, and the devices that hold it then at least."""
+    found = []
+    for words, harm, changed in ways(asked):
+        try:
+            held = ms.memory(model, changed)
+        except Problem:
+            continue
+        if held.total < served.total:
+            saved = int(served.total - held.total)
+            found.append(Change(words, harm, saved, int(ms.fewest_devices(held, device, reserve))))
+    return tuple(sorted(found, key=lambda change: (change.harm, -change.saves_bytes)))
 
 
 def _show_overview(seen: Overview) -> dict[str, Any]:
@@ -101,6 +142,8 @@ def _show_overview(seen: Overview) -> dict[str, Any]:
         "answer": _headline(seen),
         "bar": (bar, text.described(served, f"{seen.devices} × {device.name}")),
         "parts": f"<h2>What it is made of</h2><p>Open a part to see its terms.</p>{text.table(served)}",
+        "advice": f"<h2>What would need less</h2><p>One change at a time, the least harm first.</p>"
+        f"{text.advice(seen.devices, seen.advice)}",
         "notes": text.notes(_remarks(seen)),
     }
 

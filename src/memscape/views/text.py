@@ -8,6 +8,7 @@ from html import escape
 
 from memscape import tables, units
 from memscape.breakdown import Breakdown, Quantity, Term, latex
+from memscape.planner.advice import HARM, Change
 
 PHASE_NAMES = {
     "weights": "Weights",
@@ -213,3 +214,25 @@ def simple_table(head: Sequence[str], rows: Iterable[Sequence[str]], kind: str) 
     return Html(
         f"<div class='scroll'><table class='{kind}'><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>"
     )
+
+
+def advice(now: int, changes: Sequence[Change]) -> Html:
+    """Return single changes with what they save, and the devices that would then do in place of those now."""
+    rows = [
+        (
+            f"{escape(each.change[:1].upper() + each.change[1:])}<br><small>{HARM[each.harm]}</small>",
+            units.amount(each.saves_bytes),
+            _then(now, each.devices),
+        )
+        for each in changes
+    ]
+    if not rows:
+        return Html("<p>No single change of those known needs less.</p>")
+    return simple_table(("Change, and its price", "Saves", "Would do"), rows, "compared wraps")
+
+
+def _then(now: int, devices: int) -> str:
+    if not devices:
+        return "does not fit alone"
+    words = f"{devices:,} device{'s' if devices > 1 else ''}"
+    return f"<b>{words}</b>" if devices < now else words

@@ -21,7 +21,25 @@
     ready();
   });
 
+  // without a secure address a browser gives no clipboard, so the link is put where the old command finds it
+  const copy = async (text) => {
+    if (navigator.clipboard) return navigator.clipboard.writeText(text);
+    const field = Object.assign(document.createElement("textarea"), { value: text });
+    document.body.append(field);
+    field.select();
+    const done = document.execCommand("copy");
+    field.remove();
+    if (!done) throw new Error("not copied");
+  };
+  const copied = async (button) => {
+    const words = await copy(location.href).then(() => "Link copied", () => "Copy the address bar");
+    button.textContent = document.getElementById("copied").textContent = words;
+    setTimeout(() => (button.textContent = "Copy link"), 2500);
+  };
+
   document.addEventListener("click", (event) => {
+    if (event.target.closest("#copy")) copied(event.target);
+    if (event.target.closest("#print")) print();
     if (event.target.closest("#theme")) {
       root.dataset.theme = root.dataset.theme === "dark" ? "light" : "dark";
       try {
