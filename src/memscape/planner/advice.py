@@ -15,8 +15,8 @@ from memscape.workload import Inference, Training
 if TYPE_CHECKING:
     import pandas
 
-# what a change costs: nothing that is noticed, speed, quality or length
-HARM = ("nothing is lost", "slower", "less quality, or shorter")
+# what a change costs, in words
+HARM = ("hardly noticed", "slower", "less quality, or shorter")
 Asked = Inference | Training
 
 
