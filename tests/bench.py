@@ -84,6 +84,8 @@ def _core() -> None:
     _row("one scalar memory, training", f"{1e3 * course:.3f} ms", "3 ms")
     for name, seconds in _maps().items():
         _row(f"200 × 200 heat map, {name}", f"{1e3 * seconds:.1f} ms", "200 ms")
+    for name, seconds in _searches().items():
+        _row(name, f"{seconds:.2f} s", "1 s")
     for name, seconds in _grids().items():
         _row(f"1,000,000 totals, {name}", f"{seconds:.2f} s", "1 s")
 
@@ -97,6 +99,28 @@ def _maps() -> dict[str, float]:
         "inference": ms.Inference(batch, tokens, output_tokens=0),
     }
     return {kind: _median(partial(_total, model, workload, layout), 20) for kind, workload in asked.items()}
+
+
+def _searches() -> dict[str, float]:
+    """A plan over the whole catalogue, and all models in all precisions on one node; processor time, once."""
+    served = ms.Inference(16, prompt_tokens=8192)
+    trained = ms.Training(
+        1, 4096, global_batch=1024, precision="bf16-mixed", implementation="megatron", recompute="full"
+    )
+    asked = {"serving": served, "training": trained}
+    found = {}
+    ms.plan(ms.model("gpt2"), ms.Inference(), accelerators=["T4"])  # pandas is loaded once, the catalogue read once
+    for name in ("llama-3.1-70b", "llama-3.1-405b", "deepseek-v3"):
+        for kind, workload in asked.items():
+            found[f"plan over all accelerators, {name}, {kind}"] = _once(ms.plan, ms.model(name), workload)
+    found["what fits, all models and precisions, 8 × H100"] = _once(ms.what_fits, "H100 SXM 80GB", 8)
+    return found
+
+
+def _once(function, *arguments) -> float:
+    start = time.process_time()
+    function(*arguments)
+    return time.process_time() - start
 
 
 def _total(model, workload, layout):
