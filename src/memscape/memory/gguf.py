@@ -7,6 +7,7 @@ do not divide a row are replaced by `data/gguf_fallbacks.csv`. Vectors, routers 
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -57,6 +58,7 @@ class _Place:
 
 
 AtLayer = Callable[[_Place], bool]
+Rules = tuple[tuple[tuple[AtLayer, ...], str], ...]
 CONDITIONS: dict[str, Callable[[_Of], bool]] = {
     "falcon": lambda of: of.model.falcon,
     "not_falcon": lambda of: not of.model.falcon,
@@ -112,9 +114,10 @@ def block(type_name: str) -> tuple[int, int]:
 @lru_cache(maxsize=1 << 15)
 def tensor_types(mix: str, role: str, layers: tuple[int, ...], columns: int, model: GgufModel) -> Counter[str]:
     """Return how many of these layers hold the tensor in which type; see `tensor_type`."""
-    if mix in mixes() and not _differs(mix, role, columns, model):
-        return Counter({tensor_type(mix, role, 0, columns, model): len(layers)})
-    return Counter(tensor_type(mix, role, layer, columns, model) for layer in layers)
+    everywhere, rules = _decided(mix, role, columns, model)
+    if everywhere:
+        return Counter({everywhere: len(layers)})
+    return Counter(_in_layer(mix, role, layer, columns, model, rules) for layer in layers)
 
 
 def tensor_type(mix: str, role: str, layer: int, columns: int, model: GgufModel) -> str:
@@ -125,34 +128,44 @@ def tensor_type(mix: str, role: str, layer: int, columns: int, model: GgufModel)
     or are published with one.
     Source:    llama_cpp_quantize
     """
+    everywhere, rules = _decided(mix, role, columns, model)
+    return everywhere or _in_layer(mix, role, layer, columns, model, rules)
+
+
+def _decided(mix: str, role: str, columns: int, model: GgufModel) -> tuple[str, Rules]:
+    """The type that a tensor has in every layer; where layers differ, none, and the rules that tell them apart."""
     if mix not in mixes():
         raise unknown("GGUF mix", mix, mixes())
     default = _default(mix)
     if role in UNQUANTISED:
-        return "F32"
+        return "F32", ()
     if block(default)[0] == 1:
-        return default
+        return default, ()
     if role in NARROW:
-        return NARROW[role]
-    nth = layer + sum(each < layer for each in model.shared_experts) + role.endswith("_shexp")
-    at = _Place(model, layer, nth)
+        return NARROW[role], ()
     rules = _left(mix, role, columns % block(default)[0] != 0, model) if is_mix(mix) else ()
+    if rules and rules[0][0]:
+        return "", rules
+    return _fitting(_named(mix, rules[0][1] if rules else "default"), columns), ()
+
+
+def _in_layer(mix: str, role: str, layer: int, columns: int, model: GgufModel, rules: Rules) -> str:
+    at = _Place(model, layer, layer + bisect_left(model.shared_experts, layer) + role.endswith("_shexp"))
     given = next((name for conditions, name in rules if all(holds(at) for holds in conditions)), "default")
-    return _fitting(default if given == "default" else given, columns)
+    return _fitting(_named(mix, given), columns)
 
 
+def _named(mix: str, given: str) -> str:
+    return _default(mix) if given == "default" else given
+
+
+@cache
 def _default(mix: str) -> str:
     return tables.by_key("gguf_mixes").get(mix, {}).get("default_type", mix)
 
 
-def _differs(mix: str, role: str, columns: int, model: GgufModel) -> bool:
-    """Whether the type of a tensor may differ from layer to layer."""
-    uneven = columns % block(_default(mix))[0] != 0
-    return is_mix(mix) and any(conditions for conditions, _ in _left(mix, role, uneven, model))
-
-
 @lru_cache(maxsize=1 << 15)
-def _left(mix: str, role: str, uneven: bool, model: GgufModel) -> tuple[tuple[tuple[AtLayer, ...], str], ...]:
+def _left(mix: str, role: str, uneven: bool, model: GgufModel) -> Rules:
     """The rules that a model and its tensor leave open, in file order: what they ask of the layer, the type they give.
 
     A rule that asks nothing of the layer is the last.
