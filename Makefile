@@ -10,7 +10,7 @@ INSTALL = $(if $(UV),$(UV) pip install --quiet --python $(BIN)/python,$(BIN)/pyt
 # the versions that the measured facts are about
 WITNESSES := torch==2.13.0 transformers==5.23.0 peft==0.21.2
 
-.PHONY: dashboard lab test test-torch bench lint clean
+.PHONY: dashboard lab test test-torch bench screenshots lint clean
 .DELETE_ON_ERROR:
 
 dashboard: $(VENV)/.dashboard  ## the pages, in your browser
@@ -27,6 +27,9 @@ test-torch: $(VENV)/.torch  ## the same claims, against the real models on this 
 
 bench: $(VENV)/.browser  ## speed, memory and transfer, as ratios against an empty page
 	$(BIN)/python tests/bench.py
+
+screenshots: $(VENV)/.browser  ## the pictures of the README, of the real pages
+	$(BIN)/python tests/screenshots.py
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
