@@ -232,3 +232,16 @@ def test_parallelism_page_shows_the_busiest_device_of_the_link(visit):
     seen.until("() => document.querySelector('.answer').innerText.includes('Qwen2.5 0.5B')")
     assert seen.tab.locator("[role=alert]:visible").count() == 0
     assert seen.complaints == []
+
+
+@pytest.mark.parametrize(
+    "query", ["model=llama-3.1-405b", "work=training&model=llama-3.1-70b&rank=cost&name=Our own run"]
+)
+def test_bill_of_materials_is_one_page_on_paper(visit, query):
+    """Issue: a bill that a manager can print, one page of A4; the settings and the answer are on it."""
+    seen = visit().open("06_cluster", query)
+    paper = seen.tab.pdf(format="A4")
+    assert len(re.findall(rb"/Type\s*/Page[^s]", paper)) == 1
+    seen.tab.emulate_media(media="print")
+    assert seen.tab.locator(".output-bill").is_visible() and seen.tab.locator(".answer .big").is_visible()
+    assert not seen.tab.locator(".exports").is_visible() and not seen.tab.locator("header nav").is_visible()
