@@ -7,6 +7,7 @@ import json
 import re
 import uuid
 from http.client import HTTPConnection
+from threading import Thread
 from urllib.parse import urlsplit
 
 from tornado.httpclient import HTTPRequest
@@ -45,9 +46,16 @@ class Socket:
     def __init__(self, url, kernel, origin=None):
         """Connect; a server that refuses raises HTTPClientError."""
         self.loop, self.reading = asyncio.new_event_loop(), None
+        # a loop of its own: a browser of the same session has one in this thread
+        self.thread = Thread(target=self.loop.run_forever, daemon=True)
+        self.thread.start()
         address = f"{url.replace('http', 'ws')}/api/kernels/{kernel}/channels"
         request = HTTPRequest(address, headers={"Origin": origin or url})
-        self.channel = self.loop.run_until_complete(self._connected(request))
+        try:
+            self.channel = self._run(self._connected(request))
+        except BaseException:
+            self._stop()
+            raise
 
     async def _connected(self, request):
         return await websocket_connect(request, max_message_size=1 << 28)
@@ -56,8 +64,16 @@ class Socket:
         """End the kernel, as a page does that is left, and hang up."""
         self.send("shutdown_request", {"restart": False}, "control")
         self.read(5)
-        self.channel.close()
-        self.loop.run_until_complete(asyncio.sleep(0.1))
+        self.loop.call_soon_threadsafe(self.channel.close)
+        self._run(asyncio.sleep(0.1))
+        self._stop()
+
+    def _run(self, work):
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result()
+
+    def _stop(self):
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join()
         self.loop.close()
 
     def send(self, kind, content, channel="shell"):
@@ -71,7 +87,7 @@ class Socket:
             "content": content,
             "channel": channel,
         }
-        self.loop.run_until_complete(self._written(json.dumps(message)))
+        self._run(self._written(json.dumps(message)))
         return name
 
     async def _written(self, text):
@@ -80,7 +96,7 @@ class Socket:
     def read(self, seconds):
         """Return the next message, None when there is none for some seconds or the server has hung up."""
         try:
-            found = self.loop.run_until_complete(self._next(seconds))
+            found = self._run(self._next(seconds))
         except TimeoutError:
             return None
         return json.loads(found) if isinstance(found, str) else {"header": {"msg_type": "binary"}} if found else None

@@ -187,11 +187,20 @@ def test_opened_part_shows_formula_numbers_and_source_and_stays_open(visit):
 def test_theme_switch_is_kept(visit):
     seen = visit().open("index")
     before = seen.tab.evaluate("document.documentElement.dataset.theme")
-    seen.tab.click("header button")
+    seen.tab.click("#theme")
     seen.until("(before) => document.documentElement.dataset.theme !== before", before)
     seen.tab.reload()
     seen.tab.wait_for_selector(".answer .big")
     assert seen.tab.evaluate("document.documentElement.dataset.theme") != before
+
+
+def test_link_is_copied_with_its_scenario(visit):
+    """The address as it is shown; who does not see the button is told."""
+    seen = visit().open("index", "tokens=4096")
+    seen.tab.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    seen.tab.click("#copy")
+    seen.until("() => document.getElementById('copied').textContent === 'Link copied'")
+    assert seen.tab.evaluate("navigator.clipboard.readText()") == seen.tab.url and "tokens=4096" in seen.tab.url
 
 
 def test_dead_kernel_is_said_with_a_way_back(visit, server):
