@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
+
 import pytest
+from opened import Opened
 
 import memscape as ms
-from memscape.views import address, controls
+from memscape import tables
+from memscape.views import address, controls, exports
 
 
 def _halves(number, exact):
@@ -118,3 +124,93 @@ def test_export_is_made_when_its_button_is_pressed_of_what_is_shown(monkeypatch)
     bad.click()
     said = next(each for each in columns.children[0].children if "said" in each._dom_classes)
     assert controls.FAILED in said.value and len(sent) == 1
+
+
+FILES = {"answer.md", "terms.csv", "answer.json"}
+
+
+def _rows(opened, name):
+    return list(csv.DictReader(io.StringIO(opened.exports[name](opened.seen))))
+
+
+def _sum(rows, column="bytes", **wanted):
+    return sum(float(row[column]) for row in rows if all(row[name] == value for name, value in wanted.items()))
+
+
+def _handed_out(query):
+    """What a page hands out for Llama 3.1 8B, and what the package computes for the same settings."""
+    model, asked = ms.model("llama-3.1-8b"), ms.Training(micro_batch=2, sequence_tokens=1024)
+    served = ms.Inference(sequences=4, prompt_tokens=8192, output_tokens=0)
+    alone = ms.Inference(sequences=4, prompt_tokens=1024, output_tokens=0)
+    name, _, settings = query.partition("?")
+    expected = {
+        "index": lambda: ms.memory(model, served),
+        "parameters": lambda: ms.parameters(model),
+        "kv_cache": lambda: ms.kv_cache(model, served),
+        "activations": lambda: ms.activations(model, asked),
+        "training": lambda: ms.memory(model, asked),
+        "parallelism": lambda: ms.memory(model, alone, ms.Layout(tensor=2)),
+    }
+    return Opened(name, f"model=llama-3.1-8b&{settings}"), expected[name]()
+
+
+@pytest.mark.parametrize("query", [
+    "index?tokens=8192&sequences=4",
+    "parameters?",
+    "kv_cache?tokens=8192&sequences=4",
+    "activations?micro_batch=2&sequence_tokens=1024",
+    "training?micro_batch=2&sequence_tokens=1024",
+    "parallelism?work=serving&tensor=2&pipeline=1&data=1&batch=4&sequence_tokens=1024&sequence_parallel=0&zero=0",
+])  # fmt: skip
+def test_files_of_a_page_add_up_to_what_the_package_computes(query):
+    """The terms, the data and the words hold the same exact total; the address in them opens the same page."""
+    opened, expected = _handed_out(query)
+    assert set(opened.exports) > FILES
+    assert _sum(_rows(opened, "terms.csv"), expected.unit) == expected.total
+    found = json.loads(opened.exports["answer.json"](opened.seen))
+    assert found["total"] == sum(term["amount"] for term in found["terms"]) == expected.total
+    assert {term["source"] for term in found["terms"]} == set(expected.sources) <= set(tables.by_key("sources", "key"))
+    words = opened.exports["answer.md"](opened.seen)
+    assert f"| **Together** | {expected.total:,} |" in words
+    again = Opened(query.partition("?")[0], words.partition("`?")[2].partition("`")[0])
+    assert again.answer == opened.answer and not again.said.value
+
+
+def test_tables_of_a_page_are_what_the_package_computes():
+    """Each table that is shown is a file as well: sums by moment, way and stage, sizes by precision and length."""
+    llama = ms.model("llama-3.1-8b")
+    opened, _ = _handed_out("training?micro_batch=2&sequence_tokens=1024")
+    asked = ms.Training(micro_batch=2, sequence_tokens=1024)
+    moments = {row["moment"]: 0 for row in _rows(opened, "course.csv")}
+    sums = [_sum(_rows(opened, "course.csv"), moment=moment) for moment in moments]
+    assert sums == [alive.total for alive in ms.timeline(llama, asked).values()]
+    opened, kept = _handed_out("activations?micro_batch=2&sequence_tokens=1024")
+    assert _sum(_rows(opened, "ways.csv"), **{"counted as": "Fused kernel"}) == kept.total
+    opened, _ = _handed_out("parameters?")
+    sizes = {row["precision"]: int(row["weights (bytes)"]) for row in _rows(opened, "precisions.csv")}
+    assert ms.weights(llama).total in sizes.values()
+    assert _sum(_rows(opened, "weights.csv")) == ms.weights(llama).total
+    opened, cache = _handed_out("kv_cache?tokens=8192&sequences=4")
+    (row,) = [row for row in _rows(opened, "growth.csv") if row["tokens in each conversation"] == "8192"]
+    assert str(cache.total) in row.values()
+    opened, busiest = _handed_out("parallelism?work=serving&tensor=2&pipeline=1&data=1&batch=4&sequence_tokens=1024")
+    assert _sum(_rows(opened, "stages.csv"), stage="1") == _sum(_rows(opened, "terms.csv"))
+    assert _sum(_rows(opened, "traffic.csv")) > 0 and busiest.total
+
+
+@pytest.mark.parametrize("before", ["", "\t", "\r", "\n", " \u2028"])
+@pytest.mark.parametrize("sign", ["=", "+", "-", "@"])
+def test_words_in_a_table_are_never_run_as_a_formula(sign, before):
+    """OWASP, CSV injection: a spreadsheet runs a cell that begins with one of these signs; numbers stay numbers."""
+    text = exports.table(("name", "bytes"), [(f"{before}{sign}HYPERLINK(1)", -5), (f"a\r{sign}1", 5)])
+    assert text.splitlines()[1:] == [f"'{sign}HYPERLINK(1),-5", f"a {sign}1,5"]
+
+
+def test_words_of_a_reader_stand_for_themselves_in_markdown():
+    """CommonMark, backslash escapes: no markup, no link, no cell of a table comes out of a name that somebody chose."""
+    opened = Opened("index", "model=gpt2&name=" + "%3Cimg+src%3Dx%3E+%5Ba%5D(b)+%7C+%2A%2Ac")
+    words = opened.exports["answer.md"](opened.seen)
+    assert r"| Name of this scenario | \<img src=x\> \[a\](b) \| \*\*c |" in words
+    assert "**GPT-2" in words and " needs **" in words
+    data = json.loads(opened.exports["answer.json"](opened.seen))
+    assert data["settings"]["name"] == "<img src=x> [a](b) | **c" and "**" not in data["answer"]

@@ -42,6 +42,16 @@ def test_length_ends_where_positions_do_and_comes_back():
     assert length.value == 8192
 
 
+def test_rank_ends_where_the_smallest_matrix_does_and_comes_back():
+    """Hu et al. 2021: r ≤ min(d, k). Qwen2.5 0.5B has keys of 2 heads of 64 (its config), so 128."""
+    opened = Opened("training", "model=llama-3.1-8b&method=lora&lora_rank=256")
+    rank, model = opened.fields["lora_rank"].widget, opened.fields["model"].widget
+    model.value = MODELS["qwen2.5-0.5b"]["title"]
+    assert rank.value == rank.options[-1][1] == 128 and "moved from 256 to 128" in opened.said.value
+    model.value = MODELS["llama-3.1-8b"]["title"]
+    assert rank.value == 256
+
+
 def test_link_beyond_the_positions_is_clamped_with_a_word():
     opened = Opened("training", "model=gpt2&sequence_tokens=4096")
     assert opened.fields["sequence_tokens"].widget.value == 1024

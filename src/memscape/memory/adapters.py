@@ -78,6 +78,12 @@ def adapters(model: Model, training: Training) -> tuple[Stored, ...]:
     return tuple(each for tensor in adapted(model, training) for each in pair(tensor, training.lora_rank))
 
 
+def most_rank(model: Model) -> int | None:
+    """Return the highest rank of adapters beside every linear layer; None where a model has none that takes one."""
+    sides = [_smaller_side(tensor) for tensor in adapted(model, Training(method="lora", lora_rank=1))]
+    return min((side for side in sides if side is not None), default=None)
+
+
 def pair(tensor: Stored, rank: Quantity) -> tuple[Stored, Stored]:
     """Return the two matrices beside one: r × in, then out × r; stacked experts have one such pair each."""
     thin: Sizes = {"lora_rank": rank} | tensor.stack
@@ -111,10 +117,17 @@ def _leaves(known: list[Stored]) -> list[str]:
     return list(dict.fromkeys(names + [name for tensor in known for name in tensor.former_names]))
 
 
+def _smaller_side(tensor: Stored) -> int | None:
+    """The smaller side of a matrix, which no rank may exceed; None for a router, where none is refused."""
+    return None if tensor.group == "router" else int(min(tensor.shape[-2:]))
+
+
 def _check_rank(model: Model, rank: Quantity, tensor: Stored) -> None:
-    most = min(tensor.shape[-2:])
+    most = _smaller_side(tensor)
+    if most is None:
+        return
     above = rank > most
-    if tensor.group != "router" and (above.any() if hasattr(above, "any") else above):
+    if above.any() if hasattr(above, "any") else above:
         raise Problem(
             f"lora_rank {str(rank)[:40]} is above the smaller side of {tensor.module} ({most:,}) of {model.label}; "
             f"use at most {most:,}, or leave this module out of lora_targets"

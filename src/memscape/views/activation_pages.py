@@ -13,7 +13,7 @@ from memscape.breakdown import Breakdown
 from memscape.memory.rules_of_thumb import by_layer, two_tensors_a_layer
 from memscape.model import Model
 from memscape.problem import Problem
-from memscape.views import controls, courses, figures, scenario, tensors, text
+from memscape.views import controls, courses, exports, figures, scenario, tensors, text
 from memscape.views.charts import Chart
 from memscape.views.steps import Steps
 from memscape.workload import Training
@@ -69,7 +69,19 @@ def activations() -> Any:
         "tensors": controls.html("card"),
         "notes": controls.html("card quiet"),
     }
-    return controls.page(fields, _kept, _show_kept, outputs, models.upload, steps=legal, terms=lambda seen: seen.kept)
+    files = {"ways.csv": _ways_csv, "lengths.csv": _lengths_csv}
+    return controls.page(
+        fields, _kept, _show_kept, outputs, models.upload, files, steps=legal, terms=lambda seen: seen.kept
+    )
+
+
+def _ways_csv(seen: Kept) -> str:
+    return exports.sums_table("counted as", seen.ways, "group")
+
+
+def _lengths_csv(seen: Kept) -> str:
+    rows = ((name, tokens, size) for name, curve in seen.curves.items() for tokens, size in curve.items())
+    return exports.table(("counted as", "tokens of one sequence", "bytes kept"), rows)
 
 
 def _kept(

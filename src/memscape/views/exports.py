@@ -80,7 +80,10 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def _plain(cell: object) -> object:
-    return f"'{cell}" if isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@", "\t", "\r") else cell
+    if not isinstance(cell, str):
+        return cell
+    words = " ".join(cell.split())  # what ends a line would begin a row
+    return f"'{words}" if words[:1] in ("=", "+", "-", "@") else words
 
 
 # the answer of a page
@@ -100,7 +103,7 @@ def answer_files(answer: Callable[[Any], Answer]) -> dict[str, Callable[[Any], s
     """Return the files that every page hands out: the answer in words, its terms as a table, both as data."""
     return {
         "answer.md": lambda result: _markdown(answer(result)),
-        "terms.csv": lambda result: _terms(answer(result).terms),
+        "terms.csv": lambda result: terms_table(answer(result).terms),
         "answer.json": lambda result: _json(answer(result)),
     }
 
@@ -110,9 +113,9 @@ def _markdown(answer: Answer) -> str:
     unit = answer.terms.unit
     parts = answer.terms.by("phase")
     lines = [
-        *(f"{line}\n" for line in _words(answer.headline)),
+        *(f"{line}\n" for line in _marked(answer.headline)),
         "| Setting | Value |\n|---|---|",
-        *(f"| {_cell(name)} | {_cell(value)} |" for name, value in answer.settings.items()),
+        *(f"| {_literal(name)} | {_literal(value)} |" for name, value in answer.settings.items()),
         f"\n| Part | {unit.capitalize()} | Amount |\n|---|---:|---:|",
         *(f"| {name_of(part)} | {units.exact(size)} | {_amount(size, unit)} |" for part, size in parts.items()),
         f"| **Together** | {units.exact(answer.terms.total)} | {_amount(answer.terms.total, unit)} |",
@@ -123,21 +126,37 @@ def _markdown(answer: Answer) -> str:
 
 
 def _words(headline: str) -> list[str]:
-    """The paragraphs of a headline as Markdown."""
-    bold = re.sub(r"</?b>", "**", headline)
-    paragraphs = re.findall(r"<p[^>]*>(.*?)</p>", bold, re.DOTALL)
-    return [unescape(re.sub(r"<[^>]*>", "", each)).strip() for each in paragraphs]
+    """The paragraphs of a headline as plain text."""
+    return [unescape(re.sub(r"<[^>]*>", "", each)).strip() for each in _paragraphs(headline)]
 
 
-def _cell(words: str) -> str:
-    return words.replace("|", "\\|").replace("\n", " ")
+def _marked(headline: str) -> list[str]:
+    """The paragraphs of a headline as Markdown: what is bold stays so, all other signs stand for themselves."""
+    found = []
+    for each in _paragraphs(headline):
+        pieces = re.split(r"(<[^>]*>)", each)
+        kept = (
+            "**" * (piece in ("<b>", "</b>")) if piece[:1] == "<" else _literal(unescape(piece)) for piece in pieces
+        )
+        found.append("".join(kept).strip())
+    return found
+
+
+def _paragraphs(headline: str) -> list[str]:
+    return re.findall(r"<p[^>]*>(.*?)</p>", headline, re.DOTALL)
+
+
+def _literal(words: str) -> str:
+    """Words in which Markdown sees no sign of its own: a file's name may hold any."""
+    return re.sub(r"([\\`*_\[\]<>|#!])", r"\\\1", re.sub(r"\s+", " ", words))
 
 
 def _amount(size: Quantity, unit: str) -> str:
     return units.amount(size) if unit == "bytes" else units.count(size)
 
 
-def _terms(terms: Breakdown) -> str:
+def terms_table(terms: Breakdown) -> str:
+    """Return every term as CSV: its amount, its factors with their numbers, its source."""
     head = ("part", "group", "term", terms.unit, "lowest", "highest", "factors", "numbers", "source")
     rows = (
         (
@@ -151,7 +170,7 @@ def _terms(terms: Breakdown) -> str:
 
 def _json(answer: Answer) -> str:
     found = {
-        "answer": " ".join(_words(answer.headline)).replace("**", ""),
+        "answer": " ".join(_words(answer.headline)),
         "settings": dict(parse_qsl(answer.query, keep_blank_values=True)),
         "unit": answer.terms.unit,
         "total": answer.terms.total,
@@ -171,3 +190,9 @@ def _json(answer: Answer) -> str:
         "notes": list(answer.terms.notes),
     }
     return json.dumps(found, indent=2, default=str) + "\n"
+
+
+def sums_table(what: str, sums: Mapping[str, Breakdown], by: str = "phase") -> str:
+    """Return several breakdowns in bytes as CSV, a line for each part of each; `what` heads their names."""
+    rows = ((name, name_of(part), size) for name, breakdown in sums.items() for part, size in breakdown.by(by).items())
+    return table((what, "part", "bytes"), rows)

@@ -27,7 +27,7 @@ from memscape.parallelism import (
 from memscape.performance import TrainingTime
 from memscape.performance.traffic import traffic
 from memscape.problem import Problem
-from memscape.views import controls, devices, scenario, text
+from memscape.views import controls, devices, exports, scenario, text
 from memscape.views.charts import Chart
 from memscape.views.steps import Steps
 from memscape.workload import Inference, Training
@@ -81,7 +81,12 @@ def parallelism() -> Any:
         controls.choice("recomputed", "Computed again in backward", scenario.named(RECOMPUTED), "none"),
         *scenario.accelerator(),
     )
-    return controls.page(fields, _spread, _show, _outputs(), models.upload, steps=legal, terms=_busiest)
+    files = {"stages.csv": _stages_csv, "traffic.csv": lambda seen: exports.terms_table(seen.sent)}
+    return controls.page(fields, _spread, _show, _outputs(), models.upload, files, steps=legal, terms=_busiest)
+
+
+def _stages_csv(seen: Spread) -> str:
+    return exports.sums_table("stage", {str(place): stage for place, stage in enumerate(seen.stages, 1)})
 
 
 def _outputs() -> dict[str, Any]:

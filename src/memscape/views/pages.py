@@ -14,9 +14,9 @@ from memscape.catalog import Accelerator, cache_precision, common_precisions
 from memscape.cluster import RESERVE_PERCENT
 from memscape.memory.weights import quantised_groups, title
 from memscape.model import Model, scaled
-from memscape.planner.advice import Change, ways
+from memscape.planner.advice import HARM, Change, ways
 from memscape.problem import Problem
-from memscape.views import controls, figures, scenario, text
+from memscape.views import controls, exports, figures, scenario, text
 from memscape.views.charts import Chart
 from memscape.views.steps import Steps
 from memscape.workload import Inference
@@ -103,9 +103,16 @@ def index() -> Any:
         "advice": controls.html("card"),
         "notes": controls.html("card quiet"),
     }
+    files = {"changes.csv": _changes_csv}
     return controls.page(
-        fields, _overview, _show_overview, outputs, models.upload, steps=legal, terms=lambda seen: seen.served
+        fields, _overview, _show_overview, outputs, models.upload, files, steps=legal, terms=lambda seen: seen.served
     )
+
+
+def _changes_csv(seen: Overview) -> str:
+    head = ("change", "harm", "saves (bytes)", "devices then")
+    rows = ((each.change, HARM[each.harm], each.saves_bytes, each.devices) for each in seen.advice)
+    return exports.table(head, rows)
 
 
 def _overview(
@@ -216,7 +223,14 @@ def parameters() -> Any:
         "weights": controls.html("card"),
         "notes": controls.html("card quiet"),
     }
-    return controls.page(fields, _counted, _show_counted, outputs, models.upload, terms=lambda seen: seen.parameters)
+    files = {"weights.csv": lambda seen: exports.terms_table(seen.weights), "precisions.csv": _precisions_csv}
+    return controls.page(
+        fields, _counted, _show_counted, outputs, models.upload, files, terms=lambda seen: seen.parameters
+    )
+
+
+def _precisions_csv(seen: Counted) -> str:
+    return exports.table(("precision", "weights (bytes)"), ((title(name), size) for name, size in seen.sizes.items()))
 
 
 def _ask(group: str) -> str:
@@ -297,9 +311,15 @@ def kv_cache() -> Any:
         "parts": controls.html("card"),
         "notes": controls.html("card quiet"),
     }
+    files = {"growth.csv": _growth_csv}
     return controls.page(
-        fields, _cached, _show_cached, outputs, models.upload, steps=legal, terms=lambda seen: seen.cache
+        fields, _cached, _show_cached, outputs, models.upload, files, steps=legal, terms=lambda seen: seen.cache
     )
+
+
+def _growth_csv(seen: Cached) -> str:
+    rows = ((tokens, *sizes) for tokens, *sizes in zip(CURVE, *seen.curves.values(), strict=True))
+    return exports.table(("tokens in each conversation", *(f"{name} (bytes)" for name in seen.curves)), rows)
 
 
 def _cached(model: Model, tokens: int, sequences: int, kv_cache: str, engine: str, block_tokens: int) -> Cached:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from memscape.memory.adapters import most_rank
 from memscape.memory.training_states import most_tokens
 from memscape.model import Model
 from memscape.problem import Problem
@@ -32,10 +33,17 @@ class Steps:
 
     def length(self, field: Control) -> Control:
         """Let a slider over numbers of tokens end where the model's positions do."""
+        return self._up_to(field, most_tokens)
+
+    def rank(self, field: Control) -> Control:
+        """Let a slider over ranks of adapters end where the smallest matrix of the model does."""
+        return self._up_to(field, most_rank)
+
+    def _up_to(self, field: Control, highest: Callable[[Model], int | None]) -> Control:
         every = [step for _, step in field.widget.options]
 
         def legal(model: Model, _others: Mapping[str, int]) -> Sequence[int]:
-            most = most_tokens(model)
+            most = highest(model)
             return every if most is None else [step for step in every if step <= most] or [most]
 
         return self.follow(field, legal)
@@ -61,7 +69,11 @@ class Steps:
             if before != self._placed[name]:
                 self._asked[name] = before
             others = {other: int(field.widget.value) for other, field in self._fields.items()}
-            self._placed[name] = _offer(bar, list(legal(model, others)), self._asked[name])
+            try:
+                steps = list(legal(model, others))
+            except Problem:  # the calculation says it
+                continue
+            self._placed[name] = _offer(bar, steps, self._asked[name])
             if bar.value != before and bar.layout.display != "none":
                 what = str(bar.description).partition(":")[0]
                 moved.append(f"{what} moved from {before:,} to {bar.value:,}")

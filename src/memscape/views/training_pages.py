@@ -14,7 +14,7 @@ from memscape.catalog import Accelerator
 from memscape.memory.rules_of_thumb import room
 from memscape.memory.training_states import check
 from memscape.model import Model
-from memscape.views import controls, courses, figures, scenario, text
+from memscape.views import controls, courses, exports, figures, scenario, text
 from memscape.views.charts import Chart
 from memscape.views.steps import Steps
 from memscape.workload import Training
@@ -61,7 +61,7 @@ def training() -> Any:
         scenario.micro_batch(),
         legal.length(scenario.length()),
         controls.choice("method", "What is trained", scenario.named(scenario.METHODS), "full"),
-        controls.slider("lora_rank", "Rank of the adapters (LoRA, QLoRA)", scenario.RANKS, 16),
+        legal.rank(controls.slider("lora_rank", "Rank of the adapters (LoRA, QLoRA)", scenario.RANKS, 16)),
         scenario.trained_in(),
         scenario.optimizers(),
         controls.choice("update", "The optimizer updates", scenario.named(UPDATES), "single"),
@@ -76,12 +76,22 @@ def training() -> Any:
         _outputs(),
         models.upload,
         steps=legal,
-        terms=lambda seen: seen.moments[seen.highest[0]],
+        terms=_highest,
+        exports={"course.csv": _course_csv, "optimizers.csv": _optimizers_csv},
     )
 
 
 def _highest(seen: Trained) -> Breakdown:
     return seen.moments[seen.highest[0]]
+
+
+def _course_csv(seen: Trained) -> str:
+    moments = {f"step {step}, {MOMENTS[moment]}": alive for (step, moment), alive in seen.moments.items()}
+    return exports.sums_table("moment", moments)
+
+
+def _optimizers_csv(seen: Trained) -> str:
+    return exports.table(("optimizer", "kept between updates (bytes)"), seen.states.items())
 
 
 def _outputs() -> dict[str, Any]:
