@@ -33,7 +33,7 @@ def kernel_of(page):
 
 
 def opened(url, name, query=""):
-    """Return a page's text, and end the kernel that was started for it."""
+    """Return a page's text, and ask the kernel that was started for it to end."""
     status, page = get(url, f"/voila/render/{name}.ipynb?{query}")
     if status == 200:
         Socket(url, kernel_of(page)).close()
@@ -61,7 +61,7 @@ class Socket:
         return await websocket_connect(request, max_message_size=1 << 28)
 
     def close(self):
-        """End the kernel, as a page does that is left, and hang up."""
+        """Ask the kernel to end, and hang up."""
         self.send("shutdown_request", {"restart": False}, "control")
         self.read(5)
         self.loop.call_soon_threadsafe(self.channel.close)
