@@ -67,6 +67,9 @@ def serve(folder: Path, arguments: Sequence[str]) -> None:
     os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [str(SHARE), os.environ.get("JUPYTER_PATH")]))
     from voila.app import Voila
 
+    from memscape.dashboard import forked
+
+    forked.begin()
     Voila.launch_instance([str(folder), *arguments], config=configuration())
 
 

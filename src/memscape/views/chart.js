@@ -2,11 +2,11 @@
 
 const FALLBACK = { ink: "#17202b", soft: "#52606f", line: "#d7dee6", card: "#ffffff", accent: "#1f55c4" };
 
-function added(source) {
+function run(address) {
   return new Promise((resolve, reject) => {
     const script = document.createElement("script");
-    script.src = URL.createObjectURL(source);
-    script.onload = () => resolve(globalThis.Plotly);
+    script.src = address;
+    script.onload = () => (globalThis.Plotly ? resolve(globalThis.Plotly) : reject(new Error("no plotly.js")));
     script.onerror = () => reject(new Error("plotly.js could not be run"));
     document.head.append(script);
   });
@@ -19,7 +19,8 @@ function fromKernel(model) {
       model.off("msg:custom", receive);
       try {
         const unpacked = new Blob([buffers[0]]).stream().pipeThrough(new DecompressionStream("gzip"));
-        resolve(await added(new Blob([await new Response(unpacked).blob()], { type: "text/javascript" })));
+        const script = new Blob([await new Response(unpacked).blob()], { type: "text/javascript" });
+        resolve(await run(URL.createObjectURL(script)));
       } catch (error) {
         reject(error);
       }
@@ -29,23 +30,21 @@ function fromKernel(model) {
   });
 }
 
-function fromPage(script) {
-  return new Promise((resolve, reject) => {
-    const done = () => (globalThis.Plotly ? resolve(globalThis.Plotly) : reject(new Error("no plotly.js")));
-    // a script that has come or failed before now fires no more events
-    if (globalThis.Plotly || document.readyState === "complete") return done();
-    script.addEventListener("load", done);
-    script.addEventListener("error", done);
-  });
+// Running plotly.js takes longer than all else on a page: what is read and moved comes first.
+async function fromPage(link) {
+  await new Promise((resolve) =>
+    globalThis.requestIdleCallback ? requestIdleCallback(resolve, { timeout: 1000 }) : setTimeout(resolve, 100),
+  );
+  return run(link.href);
 }
 
-// one plotly.js for all charts of a document: the page's own script, else the kernel's
+// one plotly.js for all charts of a document: the one that the page has fetched ahead, else the kernel's
 function library(model) {
-  const script = document.getElementById("plotly-js");
+  const link = document.getElementById("plotly-js");
   globalThis.memscapePlotly ??= globalThis.Plotly
     ? Promise.resolve(globalThis.Plotly)
-    : script
-      ? fromPage(script).catch(() => fromKernel(model))
+    : link
+      ? fromPage(link).catch(() => fromKernel(model))
       : fromKernel(model);
   return globalThis.memscapePlotly;
 }

@@ -1,0 +1,94 @@
+"""Kernels that start in a moment: each is a fork of one process that has imported everything a page needs.
+
+A kernel of its own takes most of a second to import what all kernels import alike. Here that is done once, in a
+process that does nothing else (the fork server of `multiprocessing`), and what is imported is shared in memory.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from multiprocessing import get_all_start_methods, get_context
+from typing import Any
+
+from jupyter_client.provisioning import LocalProvisioner
+
+FORKING = "forkserver" in get_all_start_methods()
+# named rather than imported: the server itself needs none of it
+PRELOADED = "memscape.dashboard.preloaded"
+
+
+def begin() -> None:
+    """Start the process that kernels are forked from, ahead of the first visitor; where nothing forks, do nothing."""
+    if FORKING:
+        _context().Process(target=import_module, args=(PRELOADED,), daemon=True).start()
+
+
+class ForkedProvisioner(LocalProvisioner):  # type: ignore[misc]
+    """Starts a kernel as a fork; a command that is no kernel of Python, or a system without forks, is run as usual."""
+
+    async def launch_kernel(self, cmd: list[str], **given: Any) -> Any:
+        """Start the kernel whose command is given; return how to connect to it."""
+        if not FORKING or "ipykernel_launcher" not in cmd:
+            return await super().launch_kernel(cmd, **given)
+        arguments = cmd[cmd.index("ipykernel_launcher") + 1 :]
+        # names of the environment may be members of an enumeration, which a fork would import at length
+        environment = {str.__str__(name): str.__str__(value) for name, value in given.get("env", os.environ).items()}
+        task = _context().Process(target=_run, args=(arguments, environment, given.get("cwd")), daemon=True)
+        task.start()
+        self.process, self.pid = Forked(task), task.pid
+        return self.connection_info
+
+
+class Forked:
+    """A forked kernel with the manners of `subprocess.Popen`, which is what its keeper expects."""
+
+    stdin = stdout = stderr = None
+
+    def __init__(self, task: Any) -> None:
+        """Take a process of `multiprocessing`."""
+        self.task, self.pid = task, task.pid
+
+    def poll(self) -> int | None:
+        """Return the exit status, None while it runs."""
+        status: int | None = self.task.exitcode
+        return status
+
+    def wait(self) -> int | None:
+        """Wait for the end; return the exit status."""
+        self.task.join()
+        return self.poll()
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, if there still is something to send it to."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.task.kill()
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        self.task.terminate()
+
+
+def _context() -> Any:
+    context = get_context("forkserver")
+    context.set_forkserver_preload([PRELOADED])
+    return context
+
+
+def _run(arguments: Sequence[str], environment: Mapping[str, str], folder: str | None) -> None:
+    """What a fork does: become a kernel."""
+    from ipykernel.kernelapp import IPKernelApp
+
+    os.environ.clear()
+    os.environ.update(environment)
+    if folder:
+        os.chdir(folder)
+    # a kernel ends when the process that it was started by does, which is the fork server
+    app = IPKernelApp.instance(parent_handle=os.getppid())
+    app.initialize(list(arguments))
+    app.start()
