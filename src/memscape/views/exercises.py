@@ -1,51 +1,96 @@
-"""Exercises whose answer the package works out when it is asked for: predict first, then look."""
+"""Exercises whose answer the package works out when it is asked for: predict first, then look.
+
+The words are in `data/exercises.csv`; a row names the function of `memscape.views.answers` that knows its number.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from functools import partial
-from html import escape
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
-import ipywidgets as widgets
+import anywidget
+import traitlets
 
-from memscape.views.controls import LOOK, html
+from memscape import tables
+from memscape.breakdown import Quantity
+from memscape.problem import chosen
 
 NEAR = 0.05
 ASK = "Write a number first, such as 12.5."
 
 
-def ask(question: str, unit: str, answer: Callable[[], float], why: str) -> Any:
-    """Return a question with a field for a prediction; a press of the button holds it against the package.
+@dataclass(frozen=True)
+class Exercise:
+    """A question with the unit of its answer; `answer` is called when a reader has predicted, `why` is told with it."""
 
-    `answer` is asked when a reader has predicted, and not before; `why` is told with it. Within 5 percent is right.
+    question: str
+    unit: str
+    answer: Callable[[], Quantity]
+    why: str
+
+
+class Exercises(anywidget.AnyWidget):
+    """A list of questions, each with a field; a prediction is held against the package. Within 5 percent is right.
+
+    The page gets the questions alone: neither an answer nor its reason is there before somebody has predicted.
     """
-    field = widgets.Text(value="", placeholder="your prediction", description=f"In {unit}", **LOOK)
-    button = widgets.Button(description="Compare", tooltip="")
-    said = html("exercise-said")
-    check = partial(_check, field, said, unit, answer, why)
-    button.on_click(check)
-    row = widgets.Box([field, button])
-    row.add_class("exercise-row")
-    card = widgets.VBox([widgets.HTML(f"<p>{escape(question)}</p>"), row, said])
-    card.add_class("memscape-exercise")
-    return card
+
+    _esm = Path(__file__).with_name("exercises.js")
+    asked: Any = traitlets.List().tag(sync=True)
+
+    def __init__(self, *exercises: Exercise) -> None:
+        """Take the exercises in their order."""
+        super().__init__(asked=[{"question": each.question, "unit": each.unit} for each in exercises])
+        self.exercises = exercises
+        self.on_msg(self._compare)
+
+    def _compare(self, _widget: Any, content: Any, _buffers: Any) -> None:
+        """Answer a prediction; what is none of ours is not answered."""
+        place, words = (content.get(key) for key in ("exercise", "words")) if type(content) is dict else (None, None)
+        if type(place) is int and 0 <= place < len(self.exercises) and type(words) is str:
+            verdict, reason = said(self.exercises[place], words)
+            self.send({"exercise": place, "verdict": verdict, "words": reason})
 
 
-def _check(field: Any, said: Any, unit: str, answer: Callable[[], float], why: str, _pressed: Any) -> None:
-    guess = _number(field.value)
+def ask(page: str) -> Exercises:
+    """Return the exercises of a page, as `data/exercises.csv` has them.
+
+    Raises: Problem for a page without exercises.
+    """
+    rows = tables.rows("exercises")
+    name = chosen("page", page, dict.fromkeys(row["page"] for row in rows))
+    return Exercises(*(_exercise(row) for row in rows if row["page"] == name))
+
+
+def said(exercise: Exercise, words: str) -> tuple[str, str]:
+    """Return the verdict on a prediction, and the answer with its reason; a word in place of them for no number."""
+    guess = _number(words)
     if guess is None:
-        said.value = f"<p role='status'>{ASK}</p>"
-        return
-    right = float(answer())
-    verdict = _verdict(guess, right)
-    said.value = f"<p role='status'><b>{verdict}</b> It is {right:,.4g} {escape(unit)}. {escape(why)}</p>"
+        return ASK, ""
+    right = float(exercise.answer())
+    return _verdict(guess, right), f"It is {written(right)} {exercise.unit}. {exercise.why}"
+
+
+def written(number: float) -> str:
+    """Return a number with four digits, or more where it is whole thousands: `12.88`, `36,305`."""
+    return f"{number:,.0f}" if number >= 1000 else f"{number:.4g}"
+
+
+def _exercise(row: tables.Row) -> Exercise:
+    def answer() -> Quantity:
+        # what the answers rest on is loaded when the first reader asks
+        return getattr(import_module("memscape.views.answers"), row["answer"])()
+
+    return Exercise(row["question"], row["unit"], answer, row["why"])
 
 
 def _number(words: str) -> float | None:
     """A number as people write it: `1,234.5`, `1 234`; None for anything else."""
-    plain = re.sub(r"(?<=\d)[, _](?=\d{3}\b)", "", words.strip())
+    plain = re.sub(r"(?<=\d)[, _](?=\d{3}\b)", "", words.strip()) if len(words) < 50 else ""
     return float(plain) if re.fullmatch(r"[0-9]{1,18}(\.[0-9]{1,18})?", plain) else None
 
 

@@ -77,16 +77,21 @@ def worked_example(breakdown: Breakdown) -> Html:
     return Html(f"<ul class='worked'>{''.join(lines)}</ul>{total}")
 
 
-def symbols(breakdown: Breakdown) -> Html:
-    """Return the meaning of each letter that the breakdown's formulas use, from the glossary."""
-    glossary = tables.by_key("symbols")
-    used = dict.fromkeys(name for term in breakdown.terms for name in term.factors)
-    rows = [
-        (f"${glossary[name]['latex']}$", f"<code>{name}</code>", escape(glossary[name]["meaning"]))
-        for name in used
-        if name in glossary
-    ]
-    return simple_table(("Symbol", "Name in code", "Meaning"), rows, "symbols")
+def symbols(breakdown: Breakdown, *more: str) -> Html:
+    """Return the meaning of each letter that the breakdown's formulas use, and of more names, from the glossary."""
+    used = (name for term in breakdown.terms for name in term.factors if name in tables.by_key("symbols"))
+    return glossary(*dict.fromkeys((*used, *more)))
+
+
+def glossary(*names: str, folded: bool = False) -> Html:
+    """Return the letter and the meaning of names of `data/symbols.csv`; folded, it needs no typesetter."""
+    meant = {name: escape(tables.by_key("symbols")[name]["meaning"]) for name in names}
+    letter = {name: symbol_html(name) if folded else f"${latex(name)}$" for name in names}
+    rows = ((letter[name], f"<code>{name}</code>", meaning) for name, meaning in meant.items())
+    shown = simple_table(("Symbol", "Name in code", "Meaning"), rows, "symbols")
+    return (
+        Html(f"<details class='folded'><summary>What the letters mean</summary>{shown}</details>") if folded else shown
+    )
 
 
 def table(breakdown: Breakdown, by: str = "phase") -> Html:
