@@ -10,6 +10,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from published import ROOT
 
+import memscape as ms
 from memscape import Problem, tables
 from memscape.views import answers, exercises, text
 
@@ -22,9 +23,10 @@ BY_HAND = {
     "cache_of_64_conversations": 64 * 8192 * (2 * 126 * 8 * 128 * 2) / 1e9,
     # a byte of each weight but the two tables of words, over half of the cache of 16
     "half_the_bits_over_half_the_conversations": (405_853_388_800 - 2 * 128_256 * 16_384) / (8 * 8192 * 516_096),
-    "active_in_mixtral": 12.9,  # Jiang et al. 2024: 13 billion active of 47
+    # Jiang et al. 2024: two experts of eight are used, so six of each layer are not
+    "active_in_mixtral": (46_702_792_704 - 32 * 6 * 3 * 4096 * 14_336) / 1e9,
     "layers_of_twice_the_width": 4,
-    "file_in_q4_k_m": 42.52,  # the size of the file that is published of Llama 3.1 70B Instruct
+    "file_in_q4_k_m": 42.52,  # published_files.csv: the card of a file of Llama 3.1 70B
     "layer_of_gpt3": 2048 * 12_288 * (34 + 5 * 96 * 2048 / 12_288) / 1e9,  # Korthikanti et al. 2022, equation 1
     # the scores are 4 + 2 bytes for each head, the rest is what the question leaves of 40.8 GB
     "eager_at_twice_the_tokens": 32 * 32 * 6 * 4096**2 / 1e9 + 2 * (40.8 - 32 * 32 * 6 * 2048**2 / 1e9),
@@ -127,6 +129,37 @@ def test_every_row_has_an_answer_and_every_answer_a_row():
     named = {name for name in known if not name.startswith("_")}
     assert {row["answer"] for row in tables.rows("exercises")} == named == set(BY_HAND)
     assert not {"right", "number", "value"} & set(tables.rows("exercises")[0])
+
+
+def _gb(amount):
+    return f"{amount / 1e9:.3g}"
+
+
+def test_numbers_in_the_words_are_the_packages():
+    """What questions and reasons quote beside the answers, where no other test reads it."""
+    words = {row["answer"]: f"{row['question']} {row['why']}" for row in tables.rows("exercises")}
+    large, fast = ms.model("llama-3.1-405b"), "H100 SXM 80GB"
+    cache = [ms.kv_cache(large, _served(sequences)).total for sequences in (16, 128)]
+    assert f"take {_gb(cache[0])} GB of cache" in words["cache_of_64_conversations"]
+    assert f"against {_gb(cache[0] / 2)}: " in words["half_the_bits_over_half_the_conversations"]
+    assert f"{_gb(cache[1])} GB of cache" in words["h100_for_128_conversations"]
+    assert f"{_gb(ms.weights(large).total)} GB of weights" in words["h100_for_128_conversations"]
+    assert ms.cluster(large, _served(16), accelerator=fast).devices == 16
+    assert ms.cluster(large, _served(1, weights="fp8"), accelerator="A100 SXM 80GB").devices == 8
+    held = ms.memory(ms.model("llama-3.1-70b"), _served(1), ms.Layout(tensor=2), fast)
+    left, each = ms.accelerator(fast).usable_bytes - held.total, held.only(phase="kv_cache").total
+    assert f"leave {_gb(left + each)} GB, and a conversation takes {_gb(each)}" in words["conversations_on_two_h100"]
+    sliding, full = (term.amount for term in ms.kv_cache(ms.model("gemma-3-27b-text"), _served(1, 131_072)))
+    assert f"hold {_gb(full)} GB; the other 52 stop at {_gb(sliding)} GB" in words["cache_with_windows"]
+    assert f"would be {_gb(full / 10 * 62)} GB" in words["cache_with_windows"]
+    copies = ms.Layout(tensor=8, pipeline=4, data=4, zero=1, sequence_parallel=True)
+    asked = ms.Training(1, 2048, global_batch=128, precision="bf16-mixed", implementation="megatron")
+    states = ms.memory(ms.model("llama-3.1-70b"), asked, copies).by("phase")["optimizer_states"]
+    assert f"take {_gb(states)} GB" in words["states_shared_by_16_copies"]
+
+
+def _served(sequences, tokens=8192, **other):
+    return ms.Inference(sequences=sequences, prompt_tokens=tokens, output_tokens=0, **other)
 
 
 @pytest.mark.parametrize("words", ["", "-3", "1e9", "<b>7</b>", "12,5", "7" * 300 + "x", "7" * 10**6, "nan", "٣"])

@@ -253,12 +253,15 @@ def test_axis_rests_while_a_slider_moves_a_little():
 
 
 def _notebook(name):
+    """The prose of a notebook, and the words of its exercises."""
     cells = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
-    return " ".join("".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown").split())
+    prose = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
+    asked = [row for row in tables.rows("exercises") if row["page"] == name.partition("_")[2]]
+    return " ".join(" ".join([*prose, *(f"{row['question']} {row['why']}" for row in asked)]).split())
 
 
 def test_numbers_in_the_notebook_about_activations_are_the_packages():
-    """What the prose and the folded answers quote for Llama 3.1 8B."""
+    """What the prose and the exercises quote for Llama 3.1 8B."""
     prose, model = _notebook("02_activations"), ms.model("llama-3.1-8b")
     eager, long = (ms.activations(model, ms.Training(1, tokens, attention="eager")) for tokens in (2048, 4096))
     scores = sum(term.amount for term in eager if "key_tokens" in term.factors)
@@ -272,7 +275,7 @@ def test_numbers_in_the_notebook_about_activations_are_the_packages():
     copied = sum(term.amount for term in copies if "weight copy" in term.name)
     for quoted in (inputs.amount, loss.amount, copied):
         assert f"{quoted:,} bytes" in prose
-    for quoted in ("of the 40.8 GB 25.8 are scores", "15.1 grow", "133 GB", "14.3 GB", "28.6 GB", "of 6.62 GB in all"):
+    for quoted in ("keeps 40.8 GB", "25.8 GB are scores", "2 · 15.1 GB", "14.3 GB", "28.6 GB", "of 6.62 GB in all"):
         assert quoted in prose
     assert ms.units.amount(checkpointed.total) == "6.62 GB"
 
@@ -290,7 +293,7 @@ def test_numbers_in_the_notebook_about_activations_are_the_packages():
     ("117 GB", {"micro_batch": 16, "recompute": "full"}),
 ])  # fmt: skip
 def test_peaks_in_the_notebook_about_training_are_the_packages(quoted, asked):
-    """What the prose and the folded answers quote for Llama 3.1 8B with sequences of 2,048 tokens."""
+    """What the prose, the exercises and the folded answers quote for Llama 3.1 8B with sequences of 2,048 tokens."""
     asked = ms.Training(**{"micro_batch": 1, "sequence_tokens": 2048} | asked)
     assert ms.units.amount(ms.memory(ms.model("llama-3.1-8b"), asked).total) == quoted
     assert quoted in _notebook("04_training")
