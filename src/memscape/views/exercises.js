@@ -7,22 +7,27 @@ function made(tag, className, values = {}) {
 }
 
 function exercise({ question, unit }, send) {
+  const id = `exercise-${Math.random().toString(36).slice(2)}`; // a notebook may show the same exercises twice
   const form = made("form", "exercise");
-  const asked = made("p", "question", { textContent: question, id: `exercise-${Math.random().toString(36).slice(2)}` });
-  const label = made("label", "");
-  const field = made("input", "", { type: "text", inputMode: "decimal", autocomplete: "off", maxLength: LONGEST });
-  const said = made("p", "said");
+  const asked = made("p", "question", { textContent: question, id: `${id}-asked` });
+  const label = made("label", "", { textContent: `Your prediction, ${unit}`, htmlFor: id });
+  const field = made("input", "", { id, type: "text", inputMode: "decimal", autocomplete: "off", maxLength: LONGEST });
   const row = made("div", "row");
-  label.append(made("span", "", { textContent: `Your prediction, ${unit}` }), field);
-  row.append(label, made("button", "", { type: "submit", textContent: "Compare" }));
+  const said = made("p", "said");
+  row.append(field, made("button", "", { type: "submit", textContent: "Compare" }));
   field.setAttribute("aria-describedby", asked.id);
   said.setAttribute("role", "status");
-  form.dataset.lmSuppressShortcuts = "true"; // else JupyterLab takes some keys for itself
-  form.append(asked, row, said);
+  form.append(asked, label, row, said);
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     said.replaceChildren(); // so that the same verdict is spoken again
     send(field.value);
+  });
+  field.addEventListener("keydown", (event) => {
+    event.stopPropagation(); // else JupyterLab takes keys for itself, Enter among them
+    if (event.key !== "Enter" || event.isComposing) return;
+    event.preventDefault();
+    form.requestSubmit();
   });
   const tell = ({ verdict, words }) => said.replaceChildren(made("b", "", { textContent: verdict }), ` ${words}`);
   return { form, tell };
