@@ -8,21 +8,33 @@ import re
 import uuid
 from http.client import HTTPConnection
 from threading import Thread
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from tornado.httpclient import HTTPRequest
-from tornado.websocket import websocket_connect
+from tornado.iostream import StreamClosedError
+from tornado.websocket import WebSocketClosedError, websocket_connect
 
 CONTROL = "jupyter.widget.control"
+FORM = "v1.kernel.websocket.jupyter.org"
 
 
 def get(url, path):
     """Return the status and the text of an answer, for a path that is sent as it stands."""
+    return _asked(url, "GET", path)
+
+
+def leave(url, kernel, cookie, wait=False):
+    """Say that a page is left, as Voilà's script does, which does not wait; return the status if one is waited for."""
+    headers = {"Cookie": f"_xsrf={cookie}", "Content-Type": "application/x-www-form-urlencoded"}
+    return _asked(url, "POST", f"/voila/api/shutdown/{kernel}", urlencode({"_xsrf": cookie}), headers, wait)[0]
+
+
+def _asked(url, method, path, body=None, headers=None, wait=True):
     connection = HTTPConnection(urlsplit(url).netloc, timeout=60)
     try:
-        connection.request("GET", path)
-        answer = connection.getresponse()
-        return answer.status, answer.read().decode(errors="replace")
+        connection.request(method, path, body, headers or {})
+        answer = connection.getresponse() if wait else None
+        return (answer.status, answer.read().decode(errors="replace")) if answer else (None, "")
     finally:
         connection.close()
 
@@ -33,40 +45,73 @@ def kernel_of(page):
 
 
 def opened(url, name, query=""):
-    """Return a page's text, and ask the kernel that was started for it to end."""
+    """Return a page's text, and free the kernel that was started for it."""
     status, page = get(url, f"/voila/render/{name}.ipynb?{query}")
     if status == 200:
-        Socket(url, kernel_of(page)).close()
+        Socket(url, kernel_of(page)).leave()
     return page
+
+
+def framed(kind, content, channel="shell", file=None, **header):
+    """Return a message in the form of Jupyter's sockets: the places of its pieces, then the pieces."""
+    own = {"msg_id": uuid.uuid4().hex, "msg_type": kind, "username": "", "session": "x", "version": "5.3"}
+    parts = [json.dumps(each).encode() for each in (own | header, {}, {"version": "1.0.0"}, content)]
+    pieces = [channel.encode(), *parts, *([] if file is None else [file])]
+    places = [8 * (len(pieces) + 2)]
+    for piece in pieces:
+        places.append(places[-1] + len(piece))
+    return b"".join(number.to_bytes(8, "little") for number in (len(places), *places)) + b"".join(pieces)
+
+
+def read(message):
+    """Return the header and the content of such a message."""
+    count = int.from_bytes(message[:8], "little")
+    places = [int.from_bytes(message[8 * place : 8 * place + 8], "little") for place in range(1, count + 1)]
+    header, content = (json.loads(message[places[each] : places[each + 1]]) for each in (1, 4))
+    return {"header": header, "content": content}
 
 
 class Socket:
     """The socket of a page's kernel, in the form that Jupyter's protocol has."""
 
-    def __init__(self, url, kernel, origin=None):
+    def __init__(self, url, kernel, origin=None, form=FORM):
         """Connect; a server that refuses raises HTTPClientError."""
-        self.loop, self.reading = asyncio.new_event_loop(), None
+        self.url, self.kernel = url, kernel
+        self.loop, self.reading, self.ended = asyncio.new_event_loop(), None, False
         # a loop of its own: a browser of the same session has one in this thread
         self.thread = Thread(target=self.loop.run_forever, daemon=True)
         self.thread.start()
         address = f"{url.replace('http', 'ws')}/api/kernels/{kernel}/channels"
         request = HTTPRequest(address, headers={"Origin": origin or url})
         try:
-            self.channel = self._run(self._connected(request))
+            self.channel = self._run(self._connected(request, [form] if form else None))
         except BaseException:
             self._stop()
             raise
 
-    async def _connected(self, request):
-        return await websocket_connect(request, max_message_size=1 << 28)
+    async def _connected(self, request, forms):
+        return await websocket_connect(request, max_message_size=1 << 28, subprotocols=forms)
+
+    @property
+    def cookie(self):
+        """What the server gave with the connection, for leaving."""
+        return re.search(r"_xsrf=([^;]*)", self.channel.headers["Set-Cookie"])[1]
+
+    def leave(self):
+        """Free the kernel as a page does that is left, and hang up."""
+        leave(self.url, self.kernel, self.cookie)
+        self.close()
 
     def close(self):
-        """Ask the kernel to end, and hang up."""
-        self.send("shutdown_request", {"restart": False}, "control")
-        self.read(5)
-        self.loop.call_soon_threadsafe(self.channel.close)
-        self._run(asyncio.sleep(0.1))
-        self._stop()
+        """Hang up, if that has not been done."""
+        if not self.loop.is_closed():
+            self._run(self._closed())
+            self._stop()
+
+    async def _closed(self):
+        self.channel.close()
+        while await self._next(60) is not None:
+            pass
 
     def _run(self, work):
         return asyncio.run_coroutine_threadsafe(work, self.loop).result()
@@ -76,22 +121,13 @@ class Socket:
         self.thread.join()
         self.loop.close()
 
-    def send(self, kind, content, channel="shell"):
-        """Send a message and return its name."""
-        name = uuid.uuid4().hex
-        header = {"msg_id": name, "msg_type": kind, "username": "", "session": "x", "version": "5.3"}
-        message = {
-            "header": header,
-            "parent_header": {},
-            "metadata": {"version": "1.0.0"},
-            "content": content,
-            "channel": channel,
-        }
-        self._run(self._written(json.dumps(message)))
-        return name
+    def send(self, kind, content, channel="shell", **more):
+        """Send a message; `file` goes along as its binary part, other words into its header."""
+        self.write(framed(kind, content, channel, **more))
 
-    async def _written(self, text):
-        await self.channel.write_message(text)
+    def write(self, message):
+        """Send anything; a server may hang up before it has all."""
+        self.flood(message, 1)
 
     def read(self, seconds):
         """Return the next message, None when there is none for some seconds or the server has hung up."""
@@ -99,26 +135,62 @@ class Socket:
             found = self._run(self._next(seconds))
         except TimeoutError:
             return None
-        return json.loads(found) if isinstance(found, str) else {"header": {"msg_type": "binary"}} if found else None
+        return read(found) if isinstance(found, bytes) else None
 
     async def _next(self, seconds):
+        if self.ended:
+            return None
         # a wait that runs out leaves its reading to the next one, so that no message is lost
         self.reading = self.reading or asyncio.ensure_future(self.channel.read_message())
         found = await asyncio.wait_for(asyncio.shield(self.reading), seconds)
-        self.reading = None
+        self.reading, self.ended = None, found is None
         return found
 
-    def widgets(self):
-        """Return the state of every widget of the page, by its name."""
+    def hung_up(self):
+        """Read on until the server hangs up; return the number that it gives as its reason, if it came so far."""
+        while self._run(self._next(60)) is not None:
+            pass
+        self.close()
+        return self.channel.close_code
+
+    def flood(self, message, times):
+        """Send a message over and over, and read nothing; stop when the server has hung up."""
+        self._run(self._flooded(message, times))
+
+    async def _flooded(self, message, times):
+        try:
+            for _ in range(times):
+                await self.channel.write_message(message, binary=isinstance(message, bytes))
+        except (WebSocketClosedError, StreamClosedError):
+            pass
+
+    def until(self, kind, times=1):
+        """Return the kinds of messages until one kind has come, so many times."""
+        heard = []
+        while heard.count(kind) < times:
+            heard.append(self.read(60)["header"]["msg_type"])
+        return heard
+
+    def widgets(self, heard=None):
+        """Return the state of every widget of the page by its name, after all that was asked before is done.
+
+        `heard` takes the kinds of the messages that come first.
+        """
         comm = uuid.uuid4().hex
         self.send("comm_open", {"comm_id": comm, "target_name": CONTROL, "data": {}})
         self.send("comm_msg", {"comm_id": comm, "data": {"method": "request_states"}})
-        while (message := self.read(20)) is not None:
-            data = message.get("content", {}).get("data", {}) if message["header"]["msg_type"] == "comm_msg" else {}
-            if data.get("method") == "update_states":
-                return {name: each["state"] for name, each in data["states"].items()}
+        while (message := self.read(60)) is not None:
+            kind, content = message["header"]["msg_type"], message["content"]
+            if kind == "comm_msg" and content["comm_id"] == comm and content["data"]["method"] == "update_states":
+                return {name: each["state"] for name, each in content["data"]["states"].items()}
+            if heard is not None:
+                heard.append(kind)
         return {}
 
     def set(self, widget, **state):
         """Set traits of a widget to anything, as a front end may."""
-        return self.send("comm_msg", {"comm_id": widget, "data": {"method": "update", "state": state}})
+        self.tell(widget, method="update", state=state)
+
+    def tell(self, widget, file=None, **data):
+        """Send a widget any message."""
+        self.send("comm_msg", {"comm_id": widget, "data": data}, file=file)

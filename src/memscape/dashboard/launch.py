@@ -43,7 +43,8 @@ def configuration() -> Any:
     voila.multi_kernel_manager_class = "memscape.dashboard.kernels.CappedKernels"
     settings.MappingKernelManager.cull_idle_timeout = 600
     settings.MappingKernelManager.cull_interval = 60
-    settings.MappingKernelManager.cull_connected = False
+    settings.Voila.kernel_websocket_connection_class = "memscape.dashboard.sockets.PageSocket"
+    settings.ContentsManager.hide_globs = ["*"]  # Voilà lists a folder to who asks for voila/api/contents
     return settings
 
 

@@ -52,12 +52,15 @@
     if (link && /^[\w.-]+\.ipynb$/.test(link.getAttribute("href"))) link.search = location.search;
   });
 
-  // Voilà restarts a kernel that has died, and says nothing; the page's controls are dead from then on
-  const stopped = /"execution_state":\s*"(restarting|autorestarting|dead)"/;
+  // a kernel ends when nobody has used its page for long; one that has died, Voilà starts again without the page's
+  // widgets: the controls are dead from then on, and Voilà says nothing
+  const stopped = /"execution_state":\s*"(restarting|autorestarting|dead)"|"msg_type":\s*"shutdown_reply"/;
   const small = 4000;
   let bar = null;
   let leaving = false;
   addEventListener("pagehide", () => (leaving = true));
+  // leaving has freed the kernel; a page that the browser has kept and brings back starts anew, with its address
+  addEventListener("pageshow", (event) => event.persisted && location.reload());
   const warn = (lasting) => {
     if (leaving || bar || !document.body) return;
     const again = Object.assign(document.createElement("a"), { href: "", textContent: "Reload with the same settings" });
