@@ -127,7 +127,7 @@ class Socket:
 
     def write(self, message):
         """Send anything; a server may hang up before it has all."""
-        self.flood(message, 1)
+        self.flood([message])
 
     def read(self, seconds):
         """Return the next message, None when there is none for some seconds or the server has hung up."""
@@ -153,13 +153,13 @@ class Socket:
         self.close()
         return self.channel.close_code
 
-    def flood(self, message, times):
-        """Send a message over and over, and read nothing; stop when the server has hung up."""
-        self._run(self._flooded(message, times))
+    def flood(self, messages):
+        """Send messages and read nothing; stop when the server has hung up."""
+        self._run(self._flooded(messages))
 
-    async def _flooded(self, message, times):
+    async def _flooded(self, messages):
         try:
-            for _ in range(times):
+            for message in messages:
                 await self.channel.write_message(message, binary=isinstance(message, bytes))
         except (WebSocketClosedError, StreamClosedError):
             pass

@@ -57,11 +57,9 @@ def _kernels(server):
 
 
 def _connections(server):
-    return [
-        each
-        for each in psutil.Process(server.process.pid).net_connections()
-        if each.status == "ESTABLISHED" and each.laddr.port == int(server.url.rpartition(":")[2])
-    ]
+    port = int(server.url.rpartition(":")[2])
+    every = psutil.Process(server.process.pid).net_connections()
+    return [each for each in every if each.status == "ESTABLISHED" and each.laddr.port == port]
 
 
 def _until(holds):
@@ -284,7 +282,8 @@ def test_who_floods_is_hung_up_on_and_may_come_back(socket):
     """Far more than a hand on a slider sends: the connection ends, the page does not."""
     states = socket.widgets()
     name = _labelled(states, "Tokens in each conversation")
-    socket.flood(framed("comm_msg", {"comm_id": name, "data": {"method": "update", "state": {"index": 3}}}), 50_000)
+    moved = {"comm_id": name, "data": {"method": "update", "state": {"index": 3}}}
+    socket.flood(framed("comm_msg", moved) for _ in range(20_000))
     assert socket.hung_up() == REFUSED
     assert _until(lambda: _bytes(_again(socket)))
 
@@ -353,7 +352,7 @@ def test_who_asks_and_does_not_read_is_hung_up_on():
         silent = Socket(server.url, kernel_of(get(server.url, "/voila/render/03_kv_cache.ipynb")[1]))
         comm = {"comm_id": "x"}
         silent.send("comm_open", comm | {"target_name": "jupyter.widget.control", "data": {}})
-        silent.flood(framed("comm_msg", comm | {"data": {"method": "request_states"}}), 300)
+        silent.flood(framed("comm_msg", comm | {"data": {"method": "request_states"}}) for _ in range(300))
         assert _until(lambda: not _connections(server))
         assert silent.hung_up() in (REFUSED, None)
         assert len(_again(silent)) > 50
@@ -487,28 +486,40 @@ def test_page_that_is_left_frees_its_kernel_and_comes_back_anew(visit):
         assert [each for each in seen.complaints if not each.startswith(("request: ", "socket: "))] == []
 
 
-def test_kernel_ends_whose_page_is_away_untouched_or_was_never_opened(visit):
-    """Each for its own reason; the page that is still open says so, and offers its settings again."""
-    limits = ("--MappingKernelManager.cull_interval=1", "--MappingKernelManager.cull_idle_timeout=1")
-    with _served(*limits, "--CappedKernels.unopened=2") as server:
-        get(server.url, "/voila/render/03_kv_cache.ipynb")  # a robot, which runs no script
-        assert _until(lambda: _kernels(server) == 0)
-        away = Socket(server.url, kernel_of(get(server.url, "/voila/render/03_kv_cache.ipynb")[1]))
-        away.close()
-        assert _until(lambda: _kernels(server) == 0)
-    with _served(*limits, "--CappedKernels.untouched=2") as server:
-        seen = visit()
-        seen.server = server
-        seen.open("03_kv_cache", "tokens=4096")
-        assert seen.tab.wait_for_selector(".dead[role=alert]:has-text('has stopped') a").is_visible()
-        assert _until(lambda: _kernels(server) == 0) and "tokens=4096" in seen.tab.url
+def test_page_whose_kernel_has_ended_says_so(visit):
+    """However it ended; the settings are in the address."""
+    seen = visit().open("03_kv_cache", "tokens=4096")
+    Socket(seen.server.url, kernel_of(seen.tab.content())).leave()
+    assert seen.tab.wait_for_selector(".dead[role=alert]:has-text('has stopped') a").is_visible()
+    assert "tokens=4096" in seen.tab.url
 
 
-def test_page_that_is_open_keeps_its_kernel(server):
-    """A class looks at a page without moving a slider: an hour, not the minutes of a page that is away."""
-    with _served("--MappingKernelManager.cull_interval=1", "--MappingKernelManager.cull_idle_timeout=1") as server:
-        looked_at = Socket(server.url, kernel_of(get(server.url, "/voila/render/03_kv_cache.ipynb")[1]))
-        away = Socket(server.url, kernel_of(get(server.url, "/voila/render/03_kv_cache.ipynb")[1]))
+EVERY_SECOND = "--MappingKernelManager.cull_interval=1"
+
+
+def test_kernel_ends_whose_page_nobody_opened():
+    """A robot, which runs no script."""
+    with _served(EVERY_SECOND, "--CappedKernels.unopened=1") as server:
+        get(server.url, "/voila/render/03_kv_cache.ipynb")
+        assert _until(lambda: _kernels(server) == 0)
+
+
+def test_kernel_ends_whose_page_is_open_and_untouched():
+    """Who opens sockets and never speaks does not hold a place for ever."""
+    with _served(EVERY_SECOND, "--CappedKernels.untouched=1") as server:
+        silent = Socket(server.url, kernel_of(get(server.url, "/voila/render/03_kv_cache.ipynb")[1]))
+        assert "shutdown_reply" in silent.until("shutdown_reply")
+        assert _until(lambda: _kernels(server) == 0)
+        silent.close()
+
+
+def test_kernel_ends_whose_page_is_away_and_no_other():
+    """A class looks at a page without moving a slider: it has an hour, not the minutes of a page that is away."""
+    with _served(EVERY_SECOND, "--MappingKernelManager.cull_idle_timeout=1") as server:
+        looked_at, away = (
+            Socket(server.url, kernel_of(get(server.url, "/voila/render/03_kv_cache.ipynb")[1])) for _ in range(2)
+        )
         away.close()
         assert _until(lambda: _kernels(server) == 1)
         assert len(looked_at.widgets()) > 50
+        looked_at.leave()
