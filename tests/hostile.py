@@ -5,17 +5,63 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import subprocess
+import sys
+import time
 import uuid
+from contextlib import contextmanager
 from http.client import HTTPConnection
 from threading import Thread
 from urllib.parse import urlencode, urlsplit
 
+import psutil
+from conftest import Server, free_port
+from published import ROOT
 from tornado.httpclient import HTTPRequest
 from tornado.iostream import StreamClosedError
 from tornado.websocket import WebSocketClosedError, websocket_connect
 
 CONTROL = "jupyter.widget.control"
 FORM = "v1.kernel.websocket.jupyter.org"
+SERVE = (
+    "import sys, pathlib, memscape.dashboard.launch as launch; launch.serve(pathlib.Path(sys.argv[1]), sys.argv[2:])"
+)
+
+
+@contextmanager
+def served(*settings, folder=ROOT / "notebooks"):
+    """A server of its own, where the limits can be reached."""
+    port = free_port()
+    command = [sys.executable, "-c", SERVE, str(folder), "--no-browser", f"--port={port}", *settings]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    server = Server(f"http://localhost:{port}", process)
+    try:
+        server.wait()
+        yield server
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+def kernels(server):
+    """Return how many kernels a server runs."""
+    return len(psutil.Process(server.process.pid).children())
+
+
+def connections(server):
+    """Return the connections of a server's visitors."""
+    port = int(server.url.rpartition(":")[2])
+    every = psutil.Process(server.process.pid).net_connections()
+    return [each for each in every if each.status == "ESTABLISHED" and each.laddr.port == port]
+
+
+def until(holds):
+    """Wait for what has to come; return whether it has."""
+    for _ in range(600):
+        if holds():
+            return True
+        time.sleep(0.1)
+    return False
 
 
 def get(url, path):
