@@ -214,3 +214,15 @@ def test_words_of_a_reader_stand_for_themselves_in_markdown():
     assert "**GPT-2" in words and " needs **" in words
     data = json.loads(opened.exports["answer.json"](opened.seen))
     assert data["settings"]["name"] == "<img src=x> [a](b) | **c" and "**" not in data["answer"]
+
+
+@pytest.mark.parametrize("name", ["training", "activations", "reality_check", "what_if"])
+def test_link_that_is_refused_opens_the_usual_page_whatever_its_model_allows(name):
+    """transformers, AlbertModel: no gradient checkpointing. ALBERT's 512 positions narrow a slider that goes back."""
+    opened = Opened(name, "work=training&model=albert-base-v2&sequence_tokens=512&tokens=512&checkpointing=1")
+    assert "train it without gradient checkpointing. The address asks for this" in opened.said.value
+    assert opened.answer == Opened(name).answer
+    fresh = Opened(name).fields
+    assert {each: field.written for each, field in opened.fields.items()} == {
+        each: fresh[each].written for each in fresh
+    }

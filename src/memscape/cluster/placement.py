@@ -281,7 +281,7 @@ def _none(model: Model, workload: Inference | Training, place: Place, tried: lis
             f"use a smaller precision, or an accelerator with more memory"
         )
     nearest = min(tried, key=lambda fit: float(fit.held.total))
-    less = "a shorter context" if isinstance(workload, Inference) else "a smaller micro_batch, or recompute"
+    less = "a shorter context" if isinstance(workload, Inference) else "a smaller micro-batch, gradient checkpointing"
     return Problem(
         f"no layout fits; the nearest: {too_much(model, place, nearest)}; "
         f"use {less}, a smaller precision, or an accelerator with more memory"

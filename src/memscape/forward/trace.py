@@ -95,8 +95,7 @@ class Trace:
         self.recipe, self.full = recipe_of(model), training.recompute == "full"
         if self.full and not self.recipe.checkpoints:
             raise Problem(
-                f'transformers cannot checkpoint the layers of {model.label}; use recompute "none", or implementation '
-                f'"megatron"'
+                f"transformers cannot checkpoint the layers of {model.label}; train it without gradient checkpointing"
             )
         self.tape.sdpa = self.tape.sdpa and self.recipe.sdpa
         self.spans: dict[str, Span] = {}

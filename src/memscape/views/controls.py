@@ -189,14 +189,14 @@ class _Loop:
     def start(self) -> None:
         """Show the first result: the address's settings, the usual ones if they cannot be used together."""
         self.adapt()
-        usual = [field.widget.value for field in self.fields]
+        usual = {field.name: field.written for field in self.fields}
         remarks = address.restore(self.fields, self.asked)
         self.adapt()
         failed = self.attempt()
         if failed and self.asked:
             remarks = [f"{failed} The address asks for this; the usual settings are shown."]
-            for field, value in zip(self.fields, usual, strict=True):
-                field.widget.value = value
+            address.restore(self.fields, usual)
+            self.adapt()
             failed = self.attempt()
         self.said.value = _alert(failed) or _status(remarks)
         if remarks:
