@@ -226,3 +226,25 @@ def test_link_that_is_refused_opens_the_usual_page_whatever_its_model_allows(nam
     assert {each: field.written for each, field in opened.fields.items()} == {
         each: fresh[each].written for each in fresh
     }
+
+
+def test_rank_of_adapters_is_asked_for_and_moves_in_sight_only_where_there_are_adapters():
+    """A control that changes nothing is not shown, and what happens to it is not said."""
+    opened = Opened("training", "sequence_tokens=512&lora_rank=256")
+    rank = opened.fields["lora_rank"].widget
+    assert rank.layout.display == "none"
+    opened.set(model="ALBERT base v2")
+    assert rank.value == 128 and not opened.said.value
+    for method in ("lora", "qlora"):
+        opened.set(model="Llama 3.1 8B", method=method)
+        assert rank.layout.display is None and rank.value == 256
+        opened.set(model="ALBERT base v2")
+        assert "Rank of the adapters moved from 256 to 128" in opened.said.value
+
+
+def test_controls_of_training_are_hidden_where_a_model_is_served():
+    opened = Opened("parallelism", "work=serving")
+    hidden = {name for name, field in opened.fields.items() if field.widget.layout.display == "none"}
+    assert hidden == {"zero", "recomputed"}
+    opened.set(work="training")
+    assert all(field.widget.layout.display is None for field in opened.fields.values())

@@ -116,12 +116,13 @@ def text(name: str, label: str, most: int) -> Control:
 
 
 def shown_for(choice: Control, kinds: Mapping[str, Sequence[Control]]) -> None:
-    """Show of the controls that belong to the values of a choice those of the chosen value alone."""
+    """Show of the controls that belong to values of a choice those of the chosen value alone."""
+    every = {field.name: field for fields in kinds.values() for field in fields}
 
     def follow(_change: Any = None) -> None:
-        for kind, fields in kinds.items():
-            for field in fields:
-                field.widget.layout.display = None if kind == choice.value else "none"
+        mine = {field.name for field in kinds.get(choice.value, ())}
+        for name, field in every.items():
+            field.widget.layout.display = None if name in mine else "none"
 
     choice.widget.observe(follow, names="value")
     follow()

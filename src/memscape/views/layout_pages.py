@@ -65,20 +65,24 @@ def parallelism() -> Any:
     """Return the page that spreads a model over devices: tiles, stages by parts, traffic."""
     models = scenario.ModelChoice("llama-3.1-70b")
     legal = Steps(models.control)
+    work = controls.choice("work", "What for", scenario.named(WORK), "training")
+    zero = controls.choice("zero", "Copies share (ZeRO)", scenario.named(ZERO), "1")
+    recomputed = controls.choice("recomputed", "Computed again in backward", scenario.named(RECOMPUTED), "none")
+    controls.shown_for(work, {"training": (zero, recomputed)})
     fields = (
         models.control,
-        controls.choice("work", "What for", scenario.named(WORK), "training"),
+        work,
         legal.slider("tensor", "Tensor parallel: devices that share each matrix", _tensor, 8),
         legal.slider("pipeline", "Pipeline: stages that share the layers", _pipeline, 4),
         legal.slider("interleave", "Pieces of a stage on each device", _pieces, 1),
         legal.slider("data", "Data parallel: copies of the model", _copies, 4),
-        controls.choice("zero", "Copies share (ZeRO)", scenario.named(ZERO), "1"),
+        zero,
         legal.slider("context", "Context parallel: devices that share each sequence", _contexts, 1),
         legal.slider("expert", "Expert parallel: devices that share the experts", _experts, 1),
         controls.switch("sequence_parallel", "Sequence parallelism: norms are split along the sequence too", True),
         controls.slider("batch", "Sequences of each copy: in an update, or served at once", BATCHES, 32),
         legal.length(scenario.length()),
-        controls.choice("recomputed", "Computed again in backward", scenario.named(RECOMPUTED), "none"),
+        recomputed,
         *scenario.accelerator(),
     )
     files = {"stages.csv": _stages_csv, "traffic.csv": lambda seen: exports.terms_table(seen.sent)}

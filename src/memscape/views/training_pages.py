@@ -56,12 +56,15 @@ def training() -> Any:
     """Return the page that shows the memory of a training step over its course, and whether a device holds it."""
     models = scenario.ModelChoice("llama-3.1-8b")
     legal = Steps(models.control)
+    method = controls.choice("method", "What is trained", scenario.named(scenario.METHODS), "full")
+    rank = legal.rank(controls.slider("lora_rank", "Rank of the adapters", scenario.RANKS, 16))
+    controls.shown_for(method, {"lora": (rank,), "qlora": (rank,)})
     fields = (
         models.control,
         scenario.micro_batch(),
         legal.length(scenario.length()),
-        controls.choice("method", "What is trained", scenario.named(scenario.METHODS), "full"),
-        legal.rank(controls.slider("lora_rank", "Rank of the adapters (LoRA, QLoRA)", scenario.RANKS, 16)),
+        method,
+        rank,
         scenario.trained_in(),
         scenario.optimizers(),
         controls.choice("update", "The optimizer updates", scenario.named(UPDATES), "single"),
