@@ -248,3 +248,19 @@ def test_controls_of_training_are_hidden_where_a_model_is_served():
     assert hidden == {"zero", "recomputed"}
     opened.set(work="training")
     assert all(field.widget.layout.display is None for field in opened.fields.values())
+
+
+@pytest.mark.parametrize("query", ["", "tensor=6&model=albert-base-v2&sequence_tokens=512", "work=serving"])
+def test_bytes_in_a_file_are_whole_numbers(query):
+    """A ring sends 2·(t - 1)/t of a tensor; what goes over the wire is bytes all the same."""
+    opened = Opened("parallelism", query)
+    rows = _rows(opened, "traffic.csv")
+    assert rows and all(row[name].isdigit() for row in rows for name in ("bytes", "lowest", "highest"))
+    assert _sum(rows) == pytest.approx(opened.seen.sent.total)
+
+
+def test_settings_in_a_file_are_called_by_names_that_differ():
+    """A label ends where its explanation begins, unless two would then be alike: "In B: ..." are several."""
+    words = Opened("what_if").exports["answer.md"](Opened("what_if").seen)
+    names = [line.split(" | ")[0] for line in words.partition("|---|---|\n")[2].partition("\n\n")[0].splitlines()]
+    assert len(names) == len(set(names)) and "| In B: weights in" in names and "| Which input matters" in names

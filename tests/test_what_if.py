@@ -194,6 +194,31 @@ def test_files_give_back_the_same_bytes(page):
         )
 
 
+def test_both_scenarios_stand_in_the_answer(page):
+    """The words, the terms and the data of A and of B: the bytes of `ms.memory`, and the same page from the link."""
+    opened = page("model=llama-3.1-8b&devices=1&sequences=4&tokens=4096")
+    asked = ms.Inference(sequences=4, prompt_tokens=4096, output_tokens=0)
+    a, b = (ms.memory(ms.model("llama-3.1-8b"), replace(asked, weights=weights)) for weights in ("bf16", "fp8"))
+    words = opened.exports["answer.md"](opened.seen)
+    assert "| Part | A (bytes) | A | B (bytes) | B |" in words
+    for name, ends in {"Weights": [each.only(phase="weights") for each in (a, b)], "**Together**": [a, b]}.items():
+        cells = [f"{each.total:,} | {ms.units.amount(each.total)}" for each in ends]
+        assert f"| {name} | {' | '.join(cells)} |" in words
+    assert page(words.partition("`?")[2].partition("`")[0]).answer == opened.answer
+    rows = list(csv.DictReader(io.StringIO(opened.exports["terms.csv"](opened.seen))))
+    found = json.loads(opened.exports["answer.json"](opened.seen))["scenarios"]
+    for name, each in (("A", a), ("B", b)):
+        assert sum(int(row["bytes"]) for row in rows if row["scenario"] == name) == each.total == found[name]["total"]
+
+
+def test_words_of_what_fits_are_never_run_as_a_formula(page):
+    """OWASP, CSV injection: this table goes the way of all others."""
+    seen = page("model=llama-3.1-8b&devices=1").seen
+    bad = replace(seen, fitting=seen.fitting.assign(why="=1+1\r\nnext"))
+    assert {row[-1] for row in _read(EXPORTS["what_fits.csv"](bad))[1:]} == {"'=1+1 next"}
+    assert {row[2] for row in _read(EXPORTS["what_fits.csv"](seen))[1:]} <= {"yes", "no"}
+
+
 def test_map_and_what_fits_give_back_the_same_bytes(page):
     seen = page("model=llama-3.1-8b&devices=1").seen
     head, *rows = _read(EXPORTS["heat_map.csv"](seen))

@@ -40,6 +40,7 @@ class Adapting(Protocol):
 
 
 Options = Sequence[tuple[str, str]]
+Terms = Callable[[Any], Breakdown | Mapping[str, Breakdown]]
 Take = Callable[[str, int, bytes], None]
 UNITS = (("GB, of 10⁹ bytes", "GB"), ("GiB, of 2³⁰ bytes", "GiB"))
 LONGEST_NAME = 80
@@ -146,14 +147,14 @@ def page(
     upload: tuple[Upload, Take] | None = None,
     exports: Exports | None = None,
     steps: Adapting | None = None,
-    terms: Callable[[Any], Breakdown] | None = None,
+    terms: Terms | None = None,
 ) -> Any:
     """Return the page, with a result before anything is touched; settings in the address come first.
 
     A Problem becomes a sentence beside the controls while the last good result stays. `exports` are the files that the
     page hands out, by name: `{"parts.csv": function}`, where `function(result)` returns the text, when it is asked for.
     `steps` adapts sliders to the other controls before each calculation, and says what it had to move. `terms` gives
-    the breakdown that the answer rests on, which is then handed out in words, as a table and as data.
+    the breakdown that the answer rests on, or several by name; it is then handed out in words, as a table, as data.
     """
     loop = _Loop(fields, calculate, show, outputs, exports or {}, steps)
     if terms:
@@ -247,15 +248,24 @@ class _Loop:
         except Exception as failure:
             self.said.value = _alert(_words(failure))
 
-    def answer(self, terms: Callable[[Any], Breakdown], result: Any) -> Answer:
+    def answer(self, terms: Terms, result: Any) -> Answer:
         """Return what the page says now, for a file."""
         seen = [field for field in self.fields if field.widget.layout.display != "none"]
-        settings = {str(field.widget.description).partition(":")[0]: _shown(field.widget) for field in seen}
-        return Answer(self.outputs["answer"].value, settings, urlencode(address.written(seen)), terms(result))
+        settings = dict(zip(_named(seen), (_shown(field.widget) for field in seen), strict=True))
+        found = terms(result)
+        sides = {"": found} if isinstance(found, Breakdown) else found
+        return Answer(self.outputs["answer"].value, settings, urlencode(address.written(seen)), sides)
 
     def remember(self) -> None:
         """Write the settings into the address."""
         self.memory.query = urlencode(address.written(self.fields) | address.others(self.fields, self.asked))
+
+
+def _named(fields: Sequence[Control]) -> list[str]:
+    """What each control is called: its label, without what explains it if that leaves no two alike."""
+    labels = [str(field.widget.description) for field in fields]
+    short = [label.partition(":")[0] for label in labels]
+    return [name if short.count(name) == 1 else label for name, label in zip(short, labels, strict=True)]
 
 
 def _shown(widget: Any) -> str:

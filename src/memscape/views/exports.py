@@ -19,7 +19,7 @@ import ipywidgets as widgets
 import traitlets
 
 from memscape import units
-from memscape.breakdown import Breakdown, Quantity
+from memscape.breakdown import Breakdown, Quantity, Term
 from memscape.views.text import name_of
 
 Exports = Mapping[str, Callable[[Any], str]]
@@ -91,38 +91,54 @@ def _plain(cell: object) -> object:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a page says: its headline as HTML, the settings in words, their address, and the terms behind them."""
+    """What a page says: its headline as HTML, the settings in words, their address, and the terms behind them.
+
+    `sides` are the scenarios that are compared, by name, in one unit; one that stands alone has no name.
+    """
 
     headline: str
     settings: Mapping[str, str]
     query: str
-    terms: Breakdown
+    sides: Mapping[str, Breakdown]
+
+    @property
+    def unit(self) -> str:
+        """The unit of every amount."""
+        return next(iter(self.sides.values())).unit
 
 
 def answer_files(answer: Callable[[Any], Answer]) -> dict[str, Callable[[Any], str]]:
     """Return the files that every page hands out: the answer in words, its terms as a table, both as data."""
     return {
         "answer.md": lambda result: _markdown(answer(result)),
-        "terms.csv": lambda result: terms_table(answer(result).terms),
+        "terms.csv": lambda result: _terms_table(answer(result).sides),
         "answer.json": lambda result: _json(answer(result)),
     }
 
 
 def _markdown(answer: Answer) -> str:
     """The answer for pasting: headline, settings, parts, sources."""
-    unit = answer.terms.unit
-    parts = answer.terms.by("phase")
+    parts = {side: terms.by("phase") for side, terms in answer.sides.items()}
+    heads = [f"{side} ({answer.unit}) | {side}" if side else f"{answer.unit.capitalize()} | Amount" for side in parts]
+    sources = dict.fromkeys(source for terms in answer.sides.values() for source in terms.sources)
     lines = [
         *(f"{line}\n" for line in _marked(answer.headline)),
         "| Setting | Value |\n|---|---|",
         *(f"| {_literal(name)} | {_literal(value)} |" for name, value in answer.settings.items()),
-        f"\n| Part | {unit.capitalize()} | Amount |\n|---|---:|---:|",
-        *(f"| {name_of(part)} | {units.exact(size)} | {_amount(size, unit)} |" for part, size in parts.items()),
-        f"| **Together** | {units.exact(answer.terms.total)} | {_amount(answer.terms.total, unit)} |",
+        f"\n| Part | {' | '.join(heads)} |\n|---|{'---:|---:|' * len(heads)}",
+        *(
+            _row(name_of(part), [each.get(part, 0) for each in parts.values()], answer.unit)
+            for part in dict.fromkeys(part for each in parts.values() for part in each)
+        ),
+        _row("**Together**", [terms.total for terms in answer.sides.values()], answer.unit),
         f"\nThe same settings: `?{answer.query}`",
-        f"\nSources: {', '.join(answer.terms.sources)}. Worked out by memscape.\n",
+        f"\nSources: {', '.join(sources)}. Worked out by memscape.\n",
     ]
     return "\n".join(lines)
+
+
+def _row(name: str, sizes: Sequence[Quantity], unit: str) -> str:
+    return f"| {name} | {' | '.join(f'{units.exact(size)} | {_amount(size, unit)}' for size in sizes)} |"
 
 
 def _words(headline: str) -> list[str]:
@@ -157,25 +173,43 @@ def _amount(size: Quantity, unit: str) -> str:
 
 def terms_table(terms: Breakdown) -> str:
     """Return every term as CSV: its amount, its factors with their numbers, its source."""
-    head = ("part", "group", "term", terms.unit, "lowest", "highest", "factors", "numbers", "source")
-    rows = (
-        (
-            *(name_of(term.phase), name_of(term.group), term.name, term.amount, term.low, term.high),
-            *(" * ".join(term.factors), term.substituted, term.source),
-        )
-        for term in terms
+    return _terms_table({"": terms})
+
+
+def _terms_table(sides: Mapping[str, Breakdown]) -> str:
+    unit = next(iter(sides.values())).unit
+    head = ("part", "group", "term", unit, "lowest", "highest", "factors", "numbers", "source")
+    rows = [(side, _term_row(term, unit)) for side, terms in sides.items() for term in terms]
+    if [*sides] == [""]:
+        return table(head, (row for _, row in rows))
+    return table(("scenario", *head), ((side, *row) for side, row in rows))
+
+
+def _term_row(term: Term, unit: str) -> tuple[object, ...]:
+    amounts = (term.amount, term.low, term.high)
+    return (
+        *(name_of(term.phase), name_of(term.group), term.name),
+        *(round(each) if unit == "bytes" else each for each in amounts),  # shares of a ring make floats of bytes
+        *(" * ".join(term.factors), term.substituted, term.source),
     )
-    return table(head, rows)
 
 
 def _json(answer: Answer) -> str:
-    found = {
+    found: dict[str, Any] = {
         "answer": " ".join(_words(answer.headline)),
         "settings": dict(parse_qsl(answer.query, keep_blank_values=True)),
-        "unit": answer.terms.unit,
-        "total": answer.terms.total,
-        "lowest": answer.terms.low,
-        "highest": answer.terms.high,
+    }
+    sides = {name: _side(terms) for name, terms in answer.sides.items()}
+    found |= sides.get("") or {"scenarios": sides}
+    return json.dumps(found, indent=2, default=str) + "\n"
+
+
+def _side(terms: Breakdown) -> dict[str, Any]:
+    return {
+        "unit": terms.unit,
+        "total": terms.total,
+        "lowest": terms.low,
+        "highest": terms.high,
         "terms": [
             {
                 "part": term.phase,
@@ -185,11 +219,10 @@ def _json(answer: Answer) -> str:
                 "amount": term.amount,
                 "source": term.source,
             }
-            for term in answer.terms
+            for term in terms
         ],
-        "notes": list(answer.terms.notes),
+        "notes": list(terms.notes),
     }
-    return json.dumps(found, indent=2, default=str) + "\n"
 
 
 def sums_table(what: str, sums: Mapping[str, Breakdown], by: str = "phase") -> str:

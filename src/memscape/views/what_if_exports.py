@@ -88,6 +88,10 @@ def map_csv(seen: Compared) -> str:
 
 def fitting_csv(seen: Compared) -> str:
     """Return what fits: every model of the catalogue in the chosen precision."""
-    chosen = seen.fitting[[*FITTING]]
-    text: str = chosen.rename(columns=FITTING).to_csv(index=False, float_format="%.0f")
-    return text
+    found = seen.fitting.to_dict("records")
+    rows = ([_cell(row[name]) for name in FITTING] for row in found)
+    return exports.table([*FITTING.values()], rows)
+
+
+def _cell(value: object) -> object:
+    return ("no", "yes")[value] if isinstance(value, bool) else value

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import memscape as ms
 from memscape import units
+from memscape.breakdown import Breakdown
 from memscape.catalog import Accelerator
 from memscape.memory.training_states import check
 from memscape.model import Model
@@ -50,7 +51,12 @@ def what_if() -> Any:
         "notes": controls.html("card quiet"),
     }
     legal = Steps(models.control)
-    return controls.page(fields(models.control, legal), _compared, _show, outputs, models.upload, EXPORTS, legal)
+    found = fields(models.control, legal)
+    return controls.page(found, _compared, _show, outputs, models.upload, EXPORTS, legal, _both)
+
+
+def _both(seen: Compared) -> dict[str, Breakdown]:
+    return {"A": seen.a.held, "B": seen.b.held}
 
 
 # the calculation
