@@ -211,6 +211,19 @@ def test_both_scenarios_stand_in_the_answer(page):
         assert sum(int(row["bytes"]) for row in rows if row["scenario"] == name) == each.total == found[name]["total"]
 
 
+def test_inputs_of_the_map_always_differ(page):
+    """Moved to what the other one has, a menu takes it and gives its own; no map has one input on both sides."""
+    opened = page()
+    across, up = opened.fields["across"], opened.fields["up"]
+    up.widget.value = "tokens"
+    assert (across.value, up.value) == ("sequences", "tokens") and "role='status'" in opened.said.value
+    across.widget.value = "tokens"
+    assert (across.value, up.value) == ("tokens", "sequences") and "role='alert'" not in opened.said.value
+    for query in ("across=data&up=data", "up=tokens", "across=sequences"):
+        opened = page(query)
+        assert opened.fields["across"].value != opened.fields["up"].value and "role='alert'" not in opened.said.value
+
+
 def test_words_of_what_fits_are_never_run_as_a_formula(page):
     """OWASP, CSV injection: this table goes the way of all others."""
     seen = page("model=llama-3.1-8b&devices=1").seen

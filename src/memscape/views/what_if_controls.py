@@ -52,6 +52,27 @@ LABELS = {
 }
 
 
+class Axes:
+    """The two inputs of the map, which differ: the menu that is not moved takes what the other one had."""
+
+    def __init__(self, legal: Steps, *menus: Control) -> None:
+        """Follow two menus beside the sliders that follow the model."""
+        self.legal, self.menus = legal, menus
+        self.before = [menu.value for menu in menus]
+
+    def adapt(self) -> str:
+        """Offer what is possible now; return in words what had to move."""
+        said = [self.legal.adapt()]
+        first, second = (menu.value for menu in self.menus)
+        if first == second:
+            moved = int(first != self.before[0])
+            menu = self.menus[moved].widget
+            menu.value = self.before[1 - moved]
+            said.append(f'"{menu.description}" moved to "{menu.label}": the two inputs of the map differ.')
+        self.before = [menu.value for menu in self.menus]
+        return " ".join(filter(None, said))
+
+
 def fields(model: Control, legal: Steps) -> tuple[Control, ...]:
     """Return the controls; those that the chosen work does not have are hidden."""
     work = controls.choice("work", "What for", scenario.named(WHAT), "serving")

@@ -19,7 +19,7 @@ from memscape.views import controls, scenario, text, what_if_figures
 from memscape.views import what_if_words as words
 from memscape.views.charts import Chart
 from memscape.views.steps import Steps
-from memscape.views.what_if_controls import AXES, FIELDS, SAME, changed, fields
+from memscape.views.what_if_controls import AXES, FIELDS, SAME, Axes, changed, fields
 from memscape.views.what_if_exports import fitting_csv, map_csv, scenarios_csv, scenarios_json
 from memscape.views.what_if_words import Compared
 from memscape.workload import Inference, Training
@@ -52,7 +52,8 @@ def what_if() -> Any:
     }
     legal = Steps(models.control)
     found = fields(models.control, legal)
-    return controls.page(found, _compared, _show, outputs, models.upload, EXPORTS, legal, _both)
+    axes = Axes(legal, *(field for field in found if field.name in ("across", "up")))
+    return controls.page(found, _compared, _show, outputs, models.upload, EXPORTS, axes, _both)
 
 
 def _both(seen: Compared) -> dict[str, Breakdown]:
