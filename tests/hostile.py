@@ -29,10 +29,10 @@ SERVE = (
 
 
 @contextmanager
-def served(*settings, folder=ROOT / "notebooks"):
-    """A server of its own, where the limits can be reached."""
+def served(*settings, folder=ROOT / "notebooks", before="pass"):
+    """A server of its own, where the limits can be reached; `before` is what Python does first."""
     port = free_port()
-    command = [sys.executable, "-c", SERVE, str(folder), "--no-browser", f"--port={port}", *settings]
+    command = [sys.executable, "-c", f"{before}; {SERVE}", str(folder), "--no-browser", f"--port={port}", *settings]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     server = Server(f"http://localhost:{port}", process)
     try:
@@ -44,8 +44,15 @@ def served(*settings, folder=ROOT / "notebooks"):
 
 
 def kernels(server):
-    """Return how many kernels a server runs."""
-    return len(psutil.Process(server.process.pid).children())
+    """Return the kernels of a server, the children of the process that they are forked from."""
+    return [kernel for child in psutil.Process(server.process.pid).children() for kernel in _children(child)]
+
+
+def _children(process):
+    try:
+        return process.children()
+    except psutil.NoSuchProcess:  # ended meanwhile
+        return []
 
 
 def connections(server):

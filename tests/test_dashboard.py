@@ -6,10 +6,9 @@ import json
 import re
 from urllib.parse import parse_qs, urlsplit
 
-import psutil
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from hostile import get
+from hostile import get, kernels
 from published import ROOT
 
 import memscape as ms
@@ -205,11 +204,11 @@ def test_link_is_copied_with_its_scenario(visit):
 
 def test_dead_kernel_is_said_with_a_way_back(visit, server):
     """Stock Voilà shows nothing: the controls go dead without a word."""
-    children = {child.pid for child in psutil.Process(server.process.pid).children(recursive=True)}
+    others = kernels(server)
     seen = visit().open("index", "tokens=4096")
-    kernels = [each for each in psutil.Process(server.process.pid).children(recursive=True) if each.pid not in children]
-    for kernel in kernels:
-        kernel.kill()
+    for kernel in kernels(server):
+        if kernel not in others:
+            kernel.kill()
     alert = seen.tab.wait_for_selector("[role=alert]:has-text('Reload'), [role=alert] a")
     assert alert.is_visible()
     assert "tokens=4096" in seen.tab.evaluate("location.search")

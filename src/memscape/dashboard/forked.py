@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from multiprocessing import get_all_start_methods, get_context
-from typing import Any
+from multiprocessing import get_all_start_methods, get_context, parent_process
+from threading import Thread
+from typing import Any, cast
 
-from jupyter_client.provisioning import LocalProvisioner
+from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
 FORKING = "forkserver" in get_all_start_methods()
 # named rather than imported: the server itself needs none of it
@@ -25,7 +26,7 @@ def begin() -> None:
         _context().Process(target=import_module, args=(PRELOADED,), daemon=True).start()
 
 
-class ForkedProvisioner(LocalProvisioner):  # type: ignore[misc]
+class ForkedProvisioner(LocalProvisioner):
     """Starts a kernel as a fork; a command that is no kernel of Python, or a system without forks, is run as usual."""
 
     async def launch_kernel(self, cmd: list[str], **given: Any) -> Any:
@@ -37,7 +38,7 @@ class ForkedProvisioner(LocalProvisioner):  # type: ignore[misc]
         environment = {str.__str__(name): str.__str__(value) for name, value in given.get("env", os.environ).items()}
         task = _context().Process(target=_run, args=(arguments, environment, given.get("cwd")), daemon=True)
         task.start()
-        self.process, self.pid = Forked(task), task.pid
+        self.process, self.pid = cast(Any, Forked(task)), task.pid
         return self.connection_info
 
 
@@ -82,13 +83,24 @@ def _context() -> Any:
 
 def _run(arguments: Sequence[str], environment: Mapping[str, str], folder: str | None) -> None:
     """What a fork does: become a kernel."""
+    import ipywidgets
     from ipykernel.kernelapp import IPKernelApp
 
     os.environ.clear()
     os.environ.update(environment)
     if folder:
         os.chdir(folder)
-    # a kernel ends when the process that it was started by does, which is the fork server
-    app = IPKernelApp.instance(parent_handle=os.getppid())
+    Thread(target=_end_with_server, daemon=True).start()
+    app = IPKernelApp.instance()
     app.initialize(list(arguments))
+    # imported before there was a kernel, the widgets have not yet told one what they answer to
+    ipywidgets.load_ipython_extension(app.shell)
     app.start()
+
+
+def _end_with_server() -> None:
+    """End when the server has, even if it was killed; the fork server ends after its last fork."""
+    server = parent_process()
+    if server is not None:
+        server.join()
+    os._exit(1)

@@ -1,19 +1,16 @@
-"""What every kernel imports, to be imported once: kernels are forks of the process that has done so."""
+"""What every kernel does alike, to be done once: kernels are forks of the process that has imported this."""
 
 from __future__ import annotations
-
-from importlib import import_module
 
 import ipykernel.debugger  # that there is one is asked at every start
 import ipykernel.ipkernel
 import ipykernel.kernelapp  # noqa: F401
+import pandas  # noqa: F401
+from ipywidgets import Widget
 
-import memscape as ms
 from memscape.views import exercises, pages, text  # noqa: F401
 
-for module in pages.ELSEWHERE.values():
-    import_module(f"memscape.views.{module}")
-
-# one answer reads the tables that all answers are read from
-ms.memory(ms.model("llama-3.1-405b"), ms.Inference())
-ms.memory(ms.model("llama-3.1-8b"), ms.Training())
+# a page that has been opened once has imported its modules, read its tables and remembers what it worked out
+for name in pages.__all__:
+    getattr(pages, name)()
+Widget.close_all()
