@@ -42,32 +42,6 @@ def test_page_opens_clean_accessible_and_within_its_width(visit, name, size):
     assert seen.complaints == []
 
 
-@pytest.mark.parametrize("name, query", [
-    *((name, "") for name in PAGES),
-    *((name, "work=training") for name in ("06_cluster", "07_what_if", "08_reality_check")),
-    ("05_parallelism", "work=serving"),
-])  # fmt: skip
-def test_every_slider_goes_to_both_ends_by_keyboard(visit, name, query):
-    """Home and End on each handle: no sentence of complaint, the answer stands, the address follows."""
-    seen = visit().open(name, query)
-    tab = seen.tab
-    handles = tab.locator(".controls .noUi-target:not([disabled]):visible .noUi-handle")
-    assert handles.count() >= 2
-    labels = [handles.nth(place).get_attribute("aria-label") for place in range(handles.count())]
-    # the last one first: a slider may offer the next ones their steps
-    for label in reversed(labels):
-        assert len(label) > 5
-        handle = tab.locator(f'.controls .noUi-handle[aria-label="{label}"]')
-        for key in ("End", "Home"):
-            before = tab.evaluate("location.search")
-            handle.focus()
-            tab.keyboard.press(key)
-            seen.until("(before) => location.search !== before", before)
-            assert tab.locator("[role=alert]:visible").count() == 0
-            assert re.search(r"\d", seen.answer)
-    assert seen.complaints == []
-
-
 def test_mouse_drags_a_slider_and_the_answer_is_the_packages(visit):
     """Real clicks fail apart from keys: an invisible panel over a page swallows them."""
     seen = visit().open("03_kv_cache", "model=llama-3.1-8b&tokens=1024&sequences=1")
