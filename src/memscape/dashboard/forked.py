@@ -23,6 +23,7 @@ PRELOADED = "memscape.dashboard.preloaded"
 def begin() -> None:
     """Start the process that kernels are forked from, ahead of the first visitor; where nothing forks, do nothing."""
     if FORKING:
+        os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # else the debugger says that it cannot see all modules
         _context().Process(target=import_module, args=(PRELOADED,), daemon=True).start()
 
 
@@ -91,7 +92,7 @@ def _run(arguments: Sequence[str], environment: Mapping[str, str], folder: str |
     if folder:
         os.chdir(folder)
     Thread(target=_end_with_server, daemon=True).start()
-    app = IPKernelApp.instance()
+    app = IPKernelApp.instance(parent_handle=1)  # started by a program: without one it tells the terminal how to stop
     app.initialize(list(arguments))
     # imported before there was a kernel, the widgets have not yet told one what they answer to
     ipywidgets.load_ipython_extension(app.shell)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import atexit
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 PACKAGE = Path(__file__).parents[1]
@@ -30,15 +27,12 @@ def configuration() -> Any:
     """Return Voilà's configuration: one template, no file but the pages, kernels that end when nobody is there."""
     from traitlets.config import Config
 
-    from memscape.views.charts import plotly_folder
-
     settings = Config()
     voila = settings.VoilaConfiguration
     voila.template = "memscape"
     voila.theme = "light"
     voila.allow_theme_override = voila.allow_template_override = "NO"
     voila.file_allowlist = []
-    voila.extra_labextensions_path = [str(_alone(plotly_folder() / "package_data" / "plotly.min.js"))]
     voila.extension_denylist = UNUSED_EXTENSIONS
     voila.multi_kernel_manager_class = "memscape.dashboard.kernels.CappedKernels"
     settings.MappingKernelManager.cull_idle_timeout = 600
@@ -46,16 +40,6 @@ def configuration() -> Any:
     settings.Voila.kernel_websocket_connection_class = "memscape.dashboard.sockets.PageSocket"
     settings.ContentsManager.hide_globs = ["*"]  # Voilà lists a folder to who asks for voila/api/contents
     return settings
-
-
-def _alone(script: Path) -> Path:
-    """Return a folder with a copy of one file of a package and nothing else of it, while this process runs."""
-    folder = Path(mkdtemp(prefix="memscape-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    place = folder / script.parent.name / script.name
-    place.parent.mkdir()
-    shutil.copyfile(script, place)  # a link would not be served
-    return folder
 
 
 def serve(folder: Path, arguments: Sequence[str]) -> None:
@@ -66,12 +50,11 @@ def serve(folder: Path, arguments: Sequence[str]) -> None:
     # templates and kernels are looked for along JUPYTER_PATH; ours come first, so that the pages run on this very
     # Python even where another kernel named python3 is installed
     os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [str(SHARE), os.environ.get("JUPYTER_PATH")]))
-    from voila.app import Voila
-
     from memscape.dashboard import forked
+    from memscape.dashboard.site import Memscape
 
     forked.begin()
-    Voila.launch_instance([str(folder), *arguments], config=configuration())
+    Memscape.launch_instance([str(folder), *arguments], config=configuration())
 
 
 def main() -> None:

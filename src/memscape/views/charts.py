@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import anywidget
 import traitlets
 
-from memscape.problem import Problem
-
-
-def plotly_folder() -> Path:
-    """Return the folder of the plotly package without importing it."""
-    spec = find_spec("plotly")
-    if spec is None or spec.origin is None:
-        raise Problem('charts need the package plotly; install it with pip install "memscape[dashboard]"')
-    return Path(spec.origin).parent
+from memscape.views import script
 
 
 class Chart(anywidget.AnyWidget):
@@ -42,5 +32,4 @@ class Chart(anywidget.AnyWidget):
     def _answer(self, _widget: Any, content: Any, _buffers: Any) -> None:
         """Send plotly.js, packed, to a page that asks for it."""
         if content == "plotly.js":
-            script = (plotly_folder() / "package_data" / "plotly.min.js").read_bytes()
-            self.send({"type": "plotly.js"}, [gzip.compress(script, 6)])
+            self.send({"type": "plotly.js"}, [script.packed()])

@@ -1,0 +1,278 @@
+"""The pages' part of `make bench`: opening, sliding, memory, bytes and faults, beside an empty page and a bare slider.
+
+A page is usable when what it says first is painted, its sliders are there and its kernel is connected; an empty page
+when its word is painted and its kernel is connected. It is whole when every chart has been drawn.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+from axe_playwright_python.sync_playwright import Axe
+from browser import ARGUMENTS, MISSING, find
+from playwright.sync_api import sync_playwright
+
+from memscape.dashboard.launch import notebooks
+
+EMPTY = "'ready'"
+LABEL = """
+import ipywidgets as widgets
+slider = widgets.SelectionSlider(options=list(range(14)), value=6)
+label = widgets.HTML("<p class='big'>6</p>")
+label.add_class("answer")
+slider.observe(lambda change: setattr(label, "value", f"<p class='big'>{change.new}</p>"), names="value")
+widgets.VBox([slider, label])
+"""
+OURS = (
+    "-c",
+    "import sys; from memscape.dashboard.launch import serve; serve(sys.argv[1], sys.argv[2:])",
+    "--CappedKernels.most=500",
+)
+STOCK = ("-m", "voila")
+AHEAD = ("--preheat_kernel=True", "--pool_size=1")
+# when a page was usable and whole, by its own clock, which starts with the navigation
+OPENING = """(() => {
+  const at = (globalThis.at = {});
+  const Usual = WebSocket;
+  globalThis.WebSocket = class extends Usual {
+    constructor(...all) {
+      super(...all);
+      this.addEventListener('open', () => { at.connected ??= performance.now(); look(); });
+    }
+  };
+  const painted = (name) => requestAnimationFrame(() => setTimeout(() => (at[name] = performance.now())));
+  let usable = false, drawn = 0;
+  const look = () => {
+    const empty = document.querySelector('#rendered_cells')?.textContent.trim().endsWith("'ready'");
+    const shown = document.querySelector('.answer .big') && document.querySelector('.noUi-handle');
+    if (!usable && at.connected && (empty || shown)) { usable = true; painted('usable'); }
+    const charts = document.querySelectorAll('.memscape-chart .main-svg:first-child').length;
+    if (charts > drawn) { drawn = charts; painted('whole'); }
+  };
+  new MutationObserver(look).observe(document, { childList: true, subtree: true, attributeFilter: ['class'] });
+})()"""
+# from the key to the frame after the answer has changed; a typesetter's later work counts if it delays that frame
+SLIDING = """() => {
+  const answer = document.querySelector('.answer');
+  window.steps = []; window.paints = 0; let pressed = 0;
+  addEventListener('keydown', () => (pressed = performance.now()), true);
+  new MutationObserver(() => requestAnimationFrame(() => setTimeout(() => {
+    window.paints += 1;
+    if (pressed) { window.steps.push(performance.now() - pressed); pressed = 0; }
+  }))).observe(answer, {childList: true, subtree: true, characterData: true});
+}"""
+# stock Voilà's page asks other hosts for style sheets, and would wait for them
+ALONE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost"
+TIMES, STEPS, DRAG_SECONDS = 3, 36, 2.0
+
+
+def measure() -> None:
+    """Measure all pages and print it."""
+    path = find()
+    if path is None:
+        sys.exit(MISSING)
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        names = _pages(Path(folder))
+        browser = playwright.chromium.launch(executable_path=path, args=[*ARGUMENTS, ALONE])
+        with _server(folder, STOCK) as (url, process):
+            stock = _opened(browser, url, process, "empty")
+        with _server(folder, OURS) as (url, process):
+            _opening(browser, url, process, names, stock)
+            _sliding(browser, url, names)
+            _faults(browser, url, names)
+        with _server(folder, OURS, AHEAD) as (url, process):
+            _ahead(browser, url, process, names)
+        browser.close()
+
+
+def _pages(folder: Path) -> list[str]:
+    """Copy the real pages and write the two that they are compared with."""
+    for path in notebooks().glob("*.ipynb"):
+        shutil.copy(path, folder)
+    for name, code in (("empty", EMPTY), ("label", LABEL)):
+        cell = {"cell_type": "code", "id": name, "metadata": {}, "source": code, "outputs": [], "execution_count": None}
+        kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+        page = {"cells": [cell], "metadata": {**kernel, "title": name}, "nbformat": 4, "nbformat_minor": 5}
+        (folder / f"{name}.ipynb").write_text(json.dumps(page))
+    return sorted(path.stem for path in notebooks().glob("*.ipynb"))
+
+
+@contextmanager
+def _server(folder: str, start: tuple[str, ...], more: tuple[str, ...] = ()):
+    """Serve the folder with the configuration of `memscape`, or with Voilà's own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, *start[:2], folder, "--no-browser", f"--port={port}", *start[2:], *more]
+    usual = {name: text for name, text in os.environ.items() if name != "JUPYTER_PATH"}
+    process = subprocess.Popen(command, env=usual, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    for _ in range(300):
+        with socket.socket() as door:
+            if door.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        time.sleep(0.1)
+    yield f"http://localhost:{port}", psutil.Process(process.pid)
+    process.terminate()
+    process.wait()
+
+
+def _opening(browser, url: str, process: psutil.Process, names: list[str], stock: dict[str, float]) -> None:
+    """Print when each page is usable and whole, cold and warm, the bytes it moves and the memory of its kernel."""
+    empty = _opened(browser, url, process, "empty")
+    print("\nseconds until a page is usable: ratio to the empty page of the same server, and to one of stock Voilà")
+    print(f"{'page':<16}{'cold':>6}{'ratio':>7}{'stock':>7}{'whole':>7}{'warm':>7}{'ratio':>7}", end="")
+    print(f"{'cold MB':>9}{'warm MB':>9}{'PSS MB':>8}")
+    for name in ("stock Voilà", "empty", *names):
+        seen = {"stock Voilà": stock, "empty": empty}.get(name) or _opened(browser, url, process, name)
+        print(f"{name:<16}{seen['cold']:>6.2f}{seen['cold'] / empty['cold']:>7.2f}{seen['cold'] / stock['cold']:>7.2f}"
+              f"{seen['whole']:>7.2f}{seen['warm']:>7.2f}{seen['warm'] / empty['warm']:>7.2f}"
+              f"{seen['first']:>9.2f}{seen['later']:>9.2f}{seen['memory']:>8.0f}")  # fmt: skip
+    print("budgets: 1.5 times the empty page, and 5 s; 10 MB cold, 0.3 MB warm; 80 MB of kernel")
+
+
+def _ahead(browser, url: str, process: psutil.Process, names: list[str]) -> None:
+    """Print when each page is usable whose kernel was there before its visitor."""
+    print("\nseconds until a page is usable, kernels preheated (one for each page)")
+    print(f"{'page':<16}{'cold':>6}{'ratio':>7}")
+    empty = _opened(browser, url, process, "empty", ahead=True)
+    for name in ("empty", *names):
+        seen = empty if name == "empty" else _opened(browser, url, process, name, ahead=True)
+        print(f"{name:<16}{seen['cold']:>6.2f}{seen['cold'] / empty['cold']:>7.2f}")
+    print("budget: 1.2 times the empty page")
+
+
+def _opened(browser, url: str, process: psutil.Process, name: str, ahead: bool = False) -> dict[str, float]:
+    """The medians of some visits, after one that warms the server."""
+    seen = []
+    for _ in range(TIMES + 1):
+        _rest(process, ahead)
+        seen.append(_visit(browser, url, process, name))
+    return {figure: statistics.median(each[figure] for each in seen[1:]) for figure in seen[0]}
+
+
+def _rest(process: psutil.Process, ahead: bool) -> None:
+    """Wait until a server has nothing to do; one that starts kernels ahead begins a little after a visit."""
+    quiet = 0
+    time.sleep(1.5 if ahead else 0.2)
+    while quiet < 5:
+        before = _busy(process)
+        time.sleep(0.2)
+        quiet = quiet + 1 if _busy(process) - before < 0.02 else 0
+
+
+def _busy(process: psutil.Process) -> float:
+    """Processor time of a server and all that it started."""
+    times = [each.cpu_times() for each in (process, *process.children(recursive=True))]
+    return sum(each.user + each.system for each in times)
+
+
+def _visit(browser, url: str, process: psutil.Process, name: str) -> dict[str, float]:
+    """Open a page in a new browser profile, then again; return times, megabytes and the kernel's memory."""
+    before = {child.pid for child in process.children(recursive=True)}
+    context = browser.new_context()
+    context.add_init_script(OPENING)
+    tab = context.new_page()
+    moved = [0.0]
+    session = context.new_cdp_session(tab)
+    session.send("Network.enable")
+    session.on("Network.loadingFinished", lambda event: moved.__setitem__(0, moved[0] + event["encodedDataLength"]))
+    cold = _open(tab, url, name)
+    kernels = [child for child in process.children(recursive=True) if child.pid not in before]
+    memory = max((kernel.memory_full_info().pss for kernel in kernels), default=0) / 1e6
+    first, moved[0] = moved[0] / 1e6, 0.0
+    warm = _open(tab, url, name)
+    later = moved[0] / 1e6
+    tab.goto("about:blank")  # a page that is left frees its kernel
+    context.close()
+    return {**cold, "warm": warm["cold"], "first": first, "later": later, "memory": memory}
+
+
+def _open(tab, url: str, name: str) -> dict[str, float]:
+    """Open a page; return the seconds until it could be used, and until it was whole."""
+    tab.goto(f"{url}/voila/render/{name}.ipynb")
+    tab.wait_for_function("globalThis.at.usable")
+    if name not in ("empty", "label"):
+        tab.wait_for_function("globalThis.at.whole")
+    tab.wait_for_timeout(1000)
+    at = tab.evaluate("at")
+    return {"cold": at["usable"] / 1e3, "whole": at.get("whole", at["usable"]) / 1e3}
+
+
+def _sliding(browser, url: str, names: list[str]) -> None:
+    """Print the time from a key to the painted answer, and paints a second in a drag."""
+    print(f"\n{'slider on':<16}{'p50 ms':>8}{'p95 ms':>8}{'ratio':>7}{'paints/s':>10}")
+    base = 0.0
+    for name in ("label", *names):
+        steps, paints = _slide(browser, url, name)
+        p95 = statistics.quantiles(steps, n=20)[-1]
+        base = base or p95
+        print(f"{name:<16}{statistics.median(steps):>8.0f}{p95:>8.0f}{p95 / base:>7.2f}{paints:>10.1f}")
+    print("budgets: p95 at most 80 ms and 2.5 times the label's; 15 paints a second")
+
+
+def _slide(browser, url: str, name: str) -> tuple[list[float], float]:
+    """Press the keys of the first slider one by one, then drag it to and fro."""
+    tab = browser.new_page(viewport={"width": 1280, "height": 1000})
+    tab.add_init_script(OPENING)
+    _open(tab, url, name)
+    tab.evaluate(SLIDING)
+    handle = tab.locator(".noUi-handle").first
+    handle.scroll_into_view_if_needed()
+    handle.focus()
+    for step in range(STEPS):
+        tab.keyboard.press("ArrowRight" if step // 2 % 2 == 0 else "ArrowLeft")
+        tab.wait_for_function("(count) => window.steps.length > count", arg=step)
+        tab.wait_for_timeout(30)
+    steps = tab.evaluate("window.steps")
+    box, knob = tab.locator(".noUi-target").first.bounding_box(), handle.bounding_box()
+    height, last = knob["y"] + knob["height"] / 2, int(float(handle.get_attribute("aria-valuemax")))
+    tab.mouse.move(knob["x"] + knob["width"] / 2, height)
+    tab.mouse.down()
+    before, start, place = tab.evaluate("window.paints"), time.perf_counter(), 0
+    while time.perf_counter() - start < DRAG_SECONDS:
+        place += 1  # one option further with every move, to the end and back
+        tab.mouse.move(box["x"] + abs(place % (2 * last) - last) / last * box["width"], height)
+        time.sleep(0.012)
+    seconds = time.perf_counter() - start
+    tab.mouse.up()
+    paints = (tab.evaluate("window.paints") - before) / seconds
+    tab.goto("about:blank")
+    tab.close()
+    return steps, paints
+
+
+def _faults(browser, url: str, names: list[str]) -> None:
+    """Print what must not be, in both themes and widths: requests to others, errors, violations, sideways scrolling."""
+    print(f"\n{'both themes':<16}{'px':>6}{'other hosts':>13}{'errors':>8}{'axe':>5}{'sideways':>10}")
+    for name in names:
+        for width in (1440, 390):
+            found = [_faults_of(browser, url, name, width, scheme) for scheme in ("light", "dark")]
+            others, errors, axe, over = (sum(column) for column in zip(*found, strict=True))
+            print(f"{name:<16}{width:>6}{others:>13}{errors:>8}{axe:>5}{over:>10}")
+    print("budget: 0")
+
+
+def _faults_of(browser, url: str, name: str, width: int, scheme: str) -> tuple[int, int, int, int]:
+    tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    tab.add_init_script(OPENING)
+    others, errors = [], []
+    tab.on("request", lambda request: request.url.startswith((url, "data:", "blob:")) or others.append(request.url))
+    tab.on("console", lambda message: message.type == "error" and errors.append(message.text))
+    tab.on("pageerror", lambda error: errors.append(str(error)))
+    _open(tab, url, name)
+    violations = len(Axe().run(tab).response["violations"])
+    over = tab.evaluate("document.documentElement.scrollWidth - innerWidth")
+    tab.goto("about:blank")
+    tab.close()
+    return len(others), len(errors), violations, max(0, over)
