@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 
 import psutil
 import pytest
 from hostile import Socket, get, kernel_of, kernels, served, until
+from published import ROOT
 
 PAGE = "/voila/render/03_kv_cache.ipynb?tokens={}"
 
@@ -18,7 +20,15 @@ def _visitor(server, tokens):
 
 
 def _answer(states):
-    return next(state["value"] for state in states.values() if "answer" in state.get("_dom_classes", []))
+    return _of(states, "answer")
+
+
+def _said(states):
+    return _answer(states), _of(states, "said")
+
+
+def _of(states, name):
+    return next(state["value"] for state in states.values() if name in state.get("_dom_classes", []))
 
 
 def test_kernels_of_two_visitors_are_two_forks_with_nothing_in_common():
@@ -66,3 +76,17 @@ def test_where_nothing_forks_a_kernel_starts_as_usual():
         assert any("ipykernel_launcher" in command for command in commands)
         usual.close()
         forked.close()
+
+
+def test_link_is_restored_by_a_kernel_that_was_there_before_its_visitor(tmp_path):
+    """Each visitor's own settings, clamped with a note where they must be, as by a kernel of the usual kind."""
+    shutil.copy(ROOT / "notebooks" / "03_kv_cache.ipynb", tmp_path)
+    ahead = ("--preheat_kernel=True", "--pool_size=1")
+    with served(folder=tmp_path) as usual, served(*ahead, folder=tmp_path) as server:
+        for tokens in (1024, 131_072, "many"):
+            assert until(lambda: len(kernels(server)) == 1)
+            seen = [_visitor(each, tokens) for each in (usual, server)]
+            plain, heated = (_said(each.widgets()) for each in seen)
+            assert plain == heated and ("many" in heated[1]) is (tokens == "many")
+            for each in seen:
+                each.leave()
