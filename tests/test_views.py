@@ -15,7 +15,7 @@ from opened import Opened
 from published import ROOT
 
 import memscape as ms
-from memscape import tables, workload
+from memscape import tables, units, workload
 from memscape.catalog import common_precisions, weight_precisions
 from memscape.memory.rules_of_thumb import by_layer
 from memscape.memory.step import MOMENTS
@@ -483,3 +483,17 @@ def test_tiles_say_what_each_device_holds():
     assert set(drawn[-1]["marker"]["line"]["color"]) == {"var(--alert)"}
     assert ms.units.amount(stages[0].total) in drawn[0]["hovertext"][0]
     assert devices.heat(stages)["data"][0]["z"][0][0] == pytest.approx(stages[0].by("phase")["weights"] / 1e9)
+
+
+def test_headline_says_the_range_where_a_part_is_an_estimate():
+    """The runtime of a serving engine is reported with a range; what training keeps is worked out to the byte."""
+    layout = ms.Layout(tensor=2)
+    served = ms.Inference(sequences=16, prompt_tokens=8192, output_tokens=0)
+    held = ms.memory(ms.model("llama-3.1-70b"), served, layout)
+    assert held.low < held.total < held.high
+    said = f"Lowest and highest reported for A: {units.amount(held.low)} to {units.amount(held.high)}"
+    assert said in Opened("what_if").answer
+    for name, query in (("cluster", ""), ("index", ""), ("reality_check", ""), ("parallelism", "work=serving")):
+        assert "class='band'>Lowest and highest reported" in Opened(name, query).answer
+    for name in ("cluster", "parallelism"):
+        assert "class='band'" not in Opened(name, "work=training").answer

@@ -55,6 +55,7 @@ def answer(bill: Cluster, missed: str) -> str:
         + (f"<p class='lead'><b>{escape(missed)}.</b></p>" if missed else "")
         + f"<p class='lead'>The busiest one holds <b>{units.amount(bill.held.total)}</b>; "
         f"{units.amount(bill.spare_bytes)} more may be used. They stand in {servers}.{money}</p>"
+        f"{text.band(bill.held, ' for that device')}"
     )
 
 

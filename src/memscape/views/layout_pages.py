@@ -262,6 +262,7 @@ def _answer(seen: Spread, busiest: Breakdown) -> str:
     return (
         f"<p class='over'>{count} devices; the busiest one holds</p><p class='big'>{units.amount(busiest.total)}</p>"
         f"<p class='lead'>{what} <b>{escape(seen.model.label)}</b>: {parts}.</p><p class='lead'>{fits} {seen.time}</p>"
+        f"{text.band(busiest, ' for that device')}"
     )
 
 

@@ -166,7 +166,7 @@ def _headline(seen: Overview) -> str:
         f"{asked.prompt_tokens:,} tokens needs <b>{units.amount(served.total)}</b> "
         f"({units.amount(served.total, units.other())}): <b>{parts['weights']}</b> of weights{cache}, "
         f"{parts['activations']} while it computes and {parts['runtime']} for the runtime. {_least(seen)}</p>"
-        f"<p class='band'>Lowest and highest reported: {units.amount(served.low)} to {units.amount(served.high)}</p>"
+        f"{text.band(served)}"
     )
 
 

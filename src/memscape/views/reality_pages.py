@@ -111,6 +111,7 @@ def _answer(seen: Compared) -> str:
         f"<p class='big'>{units.amount(seen.exact.total)}</p>"
         f"<p class='lead'>Common rules miss it by <b>{_off(min(offs))}</b> to <b>{_off(max(offs))}</b>. "
         f"An article's claims, held against our numbers: {words.tally(claims())}.</p>"
+        f"{text.band(seen.exact)}"
     )
 
 

@@ -51,6 +51,14 @@ def amount(value: float, unit: str) -> str:
     return f"{units.count(value)} {unit}"
 
 
+def band(held: Breakdown, what: str = "") -> str:
+    """Return a line with the lowest and highest that others report, where a part is an estimate; else nothing."""
+    if held.low == held.high:
+        return ""
+    ends = f"{units.amount(held.low)} to {units.amount(held.high)}"
+    return f"<p class='band'>Lowest and highest reported{what}: {ends}</p>"
+
+
 def formula(breakdown: Breakdown, left: str = "") -> Html:
     """Return the formula of every term as LaTeX; terms that are the same product share a line, which names them."""
     names: dict[str, list[str]] = {}

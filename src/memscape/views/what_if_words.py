@@ -71,6 +71,7 @@ def answer(seen: Compared) -> str:
         f"<p class='lead'><b>A</b>, {WHAT[work(seen)].lower()} {escape(seen.a.model.label)}, "
         f"{_verdict(seen, seen.a)}. "
         f"<b>B</b> {what}: it {_verdict(seen, seen.b)}.</p>"
+        f"{text.band(seen.a.held, ' for A')}{text.band(seen.b.held, ' for B')}"
     )
 
 
