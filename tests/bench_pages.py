@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from pathlib import Path
 import psutil
 from axe_playwright_python.sync_playwright import Axe
 from browser import ARGUMENTS, MISSING, find
+from conftest import Server, free_port
 from playwright.sync_api import sync_playwright
 
 from memscape.dashboard.launch import notebooks
@@ -111,18 +111,13 @@ def _pages(folder: Path) -> list[str]:
 @contextmanager
 def _server(folder: str, start: tuple[str, ...], more: tuple[str, ...] = ()):
     """Serve the folder with the configuration of `memscape`, or with Voilà's own."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, *start[:2], folder, "--no-browser", f"--port={port}", *start[2:], *more]
     usual = {name: text for name, text in os.environ.items() if name != "JUPYTER_PATH"}
     process = subprocess.Popen(command, env=usual, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    for _ in range(300):
-        with socket.socket() as door:
-            if door.connect_ex(("127.0.0.1", port)) == 0:
-                break
-        time.sleep(0.1)
-    yield f"http://localhost:{port}", psutil.Process(process.pid)
+    server = Server(f"http://localhost:{port}", process)
+    server.wait()
+    yield server.url, psutil.Process(process.pid)
     process.terminate()
     process.wait()
 

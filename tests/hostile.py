@@ -105,6 +105,11 @@ def opened(url, name, query=""):
     return page
 
 
+def output(states, name):
+    """Return what a page shows in its output of a name, from the states of its widgets."""
+    return next(state["value"] for state in states.values() if name in state.get("_dom_classes", []))
+
+
 def framed(kind, content, channel="shell", file=None, **header):
     """Return a message in the form of Jupyter's sockets: the places of its pieces, then the pieces."""
     own = {"msg_id": uuid.uuid4().hex, "msg_type": kind, "username": "", "session": "x", "version": "5.3"}

@@ -7,7 +7,7 @@ import signal
 
 import psutil
 import pytest
-from hostile import Socket, get, kernel_of, kernels, served, until
+from hostile import Socket, get, kernel_of, kernels, output, served, until
 from published import ROOT
 
 PAGE = "/voila/render/03_kv_cache.ipynb?tokens={}"
@@ -19,16 +19,8 @@ def _visitor(server, tokens):
     return Socket(server.url, kernel_of(get(server.url, PAGE.format(tokens))[1]))
 
 
-def _answer(states):
-    return _of(states, "answer")
-
-
-def _said(states):
-    return _answer(states), _of(states, "said")
-
-
-def _of(states, name):
-    return next(state["value"] for state in states.values() if name in state.get("_dom_classes", []))
+def _both(states):
+    return output(states, "answer"), output(states, "said")
 
 
 def test_kernels_of_two_visitors_are_two_forks_with_nothing_in_common():
@@ -37,7 +29,7 @@ def test_kernels_of_two_visitors_are_two_forks_with_nothing_in_common():
         visitors = [_visitor(server, tokens) for tokens in (1024, 131_072)]
         assert len(kernels(server)) == 2 and len({each.ppid() for each in kernels(server)}) == 1
         one, other = (visitor.widgets() for visitor in visitors)
-        assert "1,024 tokens" in _answer(one) and "131,072 tokens" in _answer(other)
+        assert "1,024 tokens" in output(one, "answer") and "131,072 tokens" in output(other, "answer")
         assert not set(one) & set(other)
         for visitor in visitors:
             visitor.leave()
@@ -71,7 +63,7 @@ def test_where_nothing_forks_a_kernel_starts_as_usual():
     """As on Windows: slower, and the same page."""
     with served() as forking, served(before="import memscape.dashboard.forked as f; f.FORKING = False") as server:
         usual, forked = (_visitor(each, 1024) for each in (server, forking))
-        assert _answer(usual.widgets()) == _answer(forked.widgets())
+        assert output(usual.widgets(), "answer") == output(forked.widgets(), "answer")
         commands = [each.cmdline() for each in psutil.Process(server.process.pid).children()]
         assert any("ipykernel_launcher" in command for command in commands)
         usual.close()
@@ -86,7 +78,7 @@ def test_link_is_restored_by_a_kernel_that_was_there_before_its_visitor(tmp_path
         for tokens in (1024, 131_072, "many"):
             assert until(lambda: len(kernels(server)) == 1)
             seen = [_visitor(each, tokens) for each in (usual, server)]
-            plain, heated = (_said(each.widgets()) for each in seen)
+            plain, heated = (_both(each.widgets()) for each in seen)
             assert plain == heated and ("many" in heated[1]) is (tokens == "many")
             for each in seen:
                 each.leave()

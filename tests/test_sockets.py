@@ -6,7 +6,7 @@ import json
 import re
 
 import pytest
-from hostile import Socket, connections, framed, get, kernel_of, leave, served, until
+from hostile import Socket, connections, framed, get, kernel_of, leave, output, served, until
 from tornado.httpclient import HTTPClientError
 
 import memscape as ms
@@ -54,14 +54,9 @@ def _labelled(states, label):
     return next(name for name, state in states.items() if state.get("description") == label)
 
 
-def _said(states):
-    return " ".join(state["value"] for state in states.values() if "said" in state.get("_dom_classes", []))
-
-
 def _bytes(states):
     """The bytes in the headline of the page."""
-    answer = next(state["value"] for state in states.values() if "answer" in state.get("_dom_classes", []))
-    return int(re.search(ANSWER, answer)[1].replace(",", ""))
+    return int(re.search(ANSWER, output(states, "answer"))[1].replace(",", ""))
 
 
 @pytest.mark.parametrize("kind, content", [
@@ -123,7 +118,7 @@ def test_value_that_no_control_offers_changes_no_answer(socket, label, state):
     after = socket.widgets(kinds)
     assert _bytes(after) == _bytes(before)
     shown = " ".join(each.get("value", "") for each in after.values() if each["_model_name"].startswith("HTML"))
-    assert "<img" not in shown and "<script" not in shown and len(_said(after)) < 2000
+    assert "<img" not in shown and "<script" not in shown and len(output(after, "said")) < 2000
     assert set(kinds) <= {"status", "comm_msg"}
 
 
@@ -246,7 +241,7 @@ def _upload(socket, name, size, content=None):
     states = socket.widgets()
     field = next(each for each, state in states.items() if "config.json" in str(state.get("label", "")))
     socket.tell(field, method="custom", content={"name": name, "size": size}, file=content)
-    return _said(socket.widgets())
+    return output(socket.widgets(), "said")
 
 
 @pytest.mark.parametrize("name, size", [

@@ -97,6 +97,7 @@ def _run(arguments: Sequence[str], environment: Mapping[str, str], folder: str |
     # imported before there was a kernel, the widgets have not yet told one what they answer to
     ipywidgets.load_ipython_extension(app.shell)
     app.start()
+    app.close()  # a fork ends without what a process does at its exit: without this, its last word can be lost
 
 
 def _end_with_server() -> None:
