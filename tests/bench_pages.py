@@ -53,6 +53,7 @@ OPENING = """(() => {
   };
   const painted = (name) => requestAnimationFrame(() => setTimeout(() => (at[name] = performance.now())));
   let usable = false, drawn = 0;
+  at.rest = () => watch.disconnect();
   const look = () => {
     const empty = document.querySelector('#rendered_cells')?.textContent.trim().endsWith("'ready'");
     const shown = document.querySelector('.answer .big') && document.querySelector('.noUi-handle');
@@ -60,21 +61,31 @@ OPENING = """(() => {
     const charts = document.querySelectorAll('.memscape-chart .main-svg:first-child').length;
     if (charts > drawn) { drawn = charts; painted('whole'); }
   };
-  new MutationObserver(look).observe(document, { childList: true, subtree: true, attributeFilter: ['class'] });
+  const watch = new MutationObserver(look);
+  watch.observe(document, { childList: true, subtree: true, attributeFilter: ['class'] });
 })()"""
-# from the key to the frame after the answer has changed; a typesetter's later work counts if it delays that frame
+# from the key to the frame after the answer has changed, and to the frame after the last change of a chart or a table
 SLIDING = """() => {
   const answer = document.querySelector('.answer');
-  window.steps = []; window.paints = 0; let pressed = 0;
-  addEventListener('keydown', () => (pressed = performance.now()), true);
-  new MutationObserver(() => requestAnimationFrame(() => setTimeout(() => {
-    window.paints += 1;
-    if (pressed) { window.steps.push(performance.now() - pressed); pressed = 0; }
-  }))).observe(answer, {childList: true, subtree: true, characterData: true});
+  const slid = (globalThis.slid = { steps: [], paints: 0, pressed: 0, last: 0 });
+  let waits = false, framed = false;
+  const all = { childList: true, subtree: true, characterData: true };
+  const painted = (then) => requestAnimationFrame(() => setTimeout(then));
+  addEventListener('keydown', () => { slid.pressed = performance.now(); waits = true; }, true);
+  new MutationObserver(() => painted(() => {
+    slid.paints += 1;
+    if (waits) { slid.steps.push(performance.now() - slid.pressed); waits = false; }
+  })).observe(answer, all);
+  new MutationObserver(() => {
+    if (framed) return;
+    framed = true;
+    requestAnimationFrame(() => { framed = false; setTimeout(() => (slid.last = performance.now())); });
+  }).observe(answer.closest('.results') ?? answer, { ...all, attributeFilter: ['d', 'transform', 'style', 'x', 'y'] });
 }"""
+QUIET = "() => performance.now() - Math.max(slid.last, slid.pressed) > 250"
 # stock Voilà's page asks other hosts for style sheets, and would wait for them
 ALONE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost"
-TIMES, STEPS, DRAG_SECONDS = 3, 36, 2.0
+TIMES, STEPS, WHOLE_STEPS, DRAG_SECONDS = 3, 36, 20, 2.0
 
 
 def measure() -> None:
@@ -200,24 +211,27 @@ def _open(tab, url: str, name: str) -> dict[str, float]:
     if name not in ("empty", "label"):
         tab.wait_for_function("globalThis.at.whole")
     tab.wait_for_timeout(1000)
-    at = tab.evaluate("at")
-    return {"cold": at["usable"] / 1e3, "whole": at.get("whole", at["usable"]) / 1e3}
+    at = tab.evaluate("at.rest(), { usable: at.usable, whole: at.whole }")
+    return {"cold": at["usable"] / 1e3, "whole": (at.get("whole") or at["usable"]) / 1e3}
 
 
 def _sliding(browser, url: str, names: list[str]) -> None:
-    """Print the time from a key to the painted answer, and paints a second in a drag."""
-    print(f"\n{'slider on':<16}{'p50 ms':>8}{'p95 ms':>8}{'ratio':>7}{'paints/s':>10}")
-    base = 0.0
+    """Print the time from a key to the painted answer, to the last chart, and paints a second in a drag."""
+    print("\nfrom a key, in ms: to the painted answer, keys in quick succession; to the last chart and table, at rest")
+    print(f"{'slider on':<16}{'p50':>6}{'p95':>6}{'ratio':>7}{'whole':>7}{'p95':>6}{'ratio':>7}{'paints/s':>10}")
+    bases = None
     for name in ("label", *names):
-        steps, paints = _slide(browser, url, name)
-        p95 = statistics.quantiles(steps, n=20)[-1]
-        base = base or p95
-        print(f"{name:<16}{statistics.median(steps):>8.0f}{p95:>8.0f}{p95 / base:>7.2f}{paints:>10.1f}")
+        steps, whole, paints = _slide(browser, url, name)
+        p95s = [statistics.quantiles(each, n=20)[-1] for each in (steps, whole)]
+        bases = bases or p95s
+        columns = [(statistics.median(each), p95s[k], p95s[k] / bases[k]) for k, each in enumerate((steps, whole))]
+        print(f"{name:<16}", *(f"{p50:>6.0f}{p95:>6.0f}{ratio:>7.2f}" for p50, p95, ratio in columns), end="")
+        print(f"{paints:>10.1f}")
     print("budgets: p95 at most 80 ms and 2.5 times the label's; 15 paints a second")
 
 
-def _slide(browser, url: str, name: str) -> tuple[list[float], float]:
-    """Press the keys of the first slider one by one, then drag it to and fro."""
+def _slide(browser, url: str, name: str) -> tuple[list[float], list[float], float]:
+    """Press the keys of the first slider one by one, in quick succession and at rest, then drag it to and fro."""
     tab = browser.new_page(viewport={"width": 1280, "height": 1000})
     tab.add_init_script(OPENING)
     _open(tab, url, name)
@@ -226,25 +240,41 @@ def _slide(browser, url: str, name: str) -> tuple[list[float], float]:
     handle.scroll_into_view_if_needed()
     handle.focus()
     for step in range(STEPS):
-        tab.keyboard.press("ArrowRight" if step // 2 % 2 == 0 else "ArrowLeft")
-        tab.wait_for_function("(count) => window.steps.length > count", arg=step)
+        _press(tab, step)
         tab.wait_for_timeout(30)
-    steps = tab.evaluate("window.steps")
+    whole = []
+    for step in range(STEPS, STEPS + WHOLE_STEPS):
+        tab.wait_for_function(QUIET)
+        _press(tab, step)
+        tab.wait_for_function(QUIET)
+        whole.append(tab.evaluate("slid.last - slid.pressed"))
+    steps = tab.evaluate("slid.steps")[:STEPS]
+    paints = _drag(tab, handle)
+    tab.goto("about:blank")
+    tab.close()
+    return steps, whole, paints
+
+
+def _press(tab, step: int) -> None:
+    """Press a key that moves the slider, and wait for the answer."""
+    tab.keyboard.press("ArrowRight" if step // 2 % 2 == 0 else "ArrowLeft")
+    tab.wait_for_function("(count) => slid.steps.length > count", arg=step)
+
+
+def _drag(tab, handle) -> float:
+    """Move a slider to and fro, one option further with every move; return the answers painted in a second."""
     box, knob = tab.locator(".noUi-target").first.bounding_box(), handle.bounding_box()
     height, last = knob["y"] + knob["height"] / 2, int(float(handle.get_attribute("aria-valuemax")))
     tab.mouse.move(knob["x"] + knob["width"] / 2, height)
     tab.mouse.down()
-    before, start, place = tab.evaluate("window.paints"), time.perf_counter(), 0
+    before, start, place = tab.evaluate("slid.paints"), time.perf_counter(), 0
     while time.perf_counter() - start < DRAG_SECONDS:
-        place += 1  # one option further with every move, to the end and back
+        place += 1
         tab.mouse.move(box["x"] + abs(place % (2 * last) - last) / last * box["width"], height)
         time.sleep(0.012)
     seconds = time.perf_counter() - start
     tab.mouse.up()
-    paints = (tab.evaluate("window.paints") - before) / seconds
-    tab.goto("about:blank")
-    tab.close()
-    return steps, paints
+    return (tab.evaluate("slid.paints") - before) / seconds
 
 
 def _faults(browser, url: str, names: list[str]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
+import numpy
 import pytest
 from published import rows
 
@@ -137,3 +139,11 @@ def test_every_model_has_weights_in_every_precision():
         whole, count = ms.weights(model, "fp32").total, ms.parameters(model).total
         for precision in ms.precisions().index:
             assert count / 8 < ms.weights(model, precision).total <= whole * 1.001, (name, precision)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "nf4"])
+def test_sizes_may_be_arrays(precision):
+    """A sweep over vocabularies is each of them, element by element."""
+    model, sizes = ms.model("llama-3.1-8b"), (32_000, 128_256)
+    swept = ms.weights(replace(model, vocab_size=numpy.array(sizes)), precision).total
+    assert swept.tolist() == [ms.weights(replace(model, vocab_size=size), precision).total for size in sizes]

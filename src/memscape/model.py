@@ -7,13 +7,15 @@ blocks, so a new model of a known family is a new config.json and nothing else.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any, NamedTuple
+from functools import cached_property, lru_cache, wraps
+from typing import Any, NamedTuple, TypeVar
 
 from memscape.problem import Problem
 
 ATTENTION_KINDS = ("full", "sliding", "chunked")
+Answer = TypeVar("Answer")
 
 
 class LayerKind(NamedTuple):
@@ -177,6 +179,24 @@ class Model:
     def label(self) -> str:
         """The name a reader knows it by."""
         return self.title or self.name
+
+
+def remembered(function: Callable[..., Answer]) -> Callable[..., Answer]:
+    """Keep what a function of a model answers, for the next length or number of sequences asked.
+
+    A model with an array among its sizes is answered each time.
+    """
+    kept = lru_cache(maxsize=256)(function)
+
+    @wraps(function)
+    def answer(model: Model, *given: Any) -> Answer:
+        try:
+            hash(model)
+        except TypeError:
+            return function(model, *given)
+        return kept(model, *given)
+
+    return answer
 
 
 def scaled(model: Model, depth: int = 100, width: int = 100, vocabulary: int = 100) -> Model:

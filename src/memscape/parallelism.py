@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from math import gcd
 
 from memscape.breakdown import Quantity, ceil_div, minimum
-from memscape.model import Model
+from memscape.model import Model, remembered
 from memscape.problem import Problem, chosen, one_of
 from memscape.workload import LARGEST, Inference, Training, whole
 
@@ -138,7 +138,8 @@ def check(model: Model, layout: Layout, workload: Inference | Training | None = 
     """
     if any(hasattr(getattr(layout, name), "shape") for name in ("tensor", "pipeline", "expert", "interleave")):
         raise Problem("a grid of layouts is checked layout by layout; give one number for each degree")
-    _check_degree(model, "tensor", layout.tensor, tensor_degrees(model), "devices")
+    if not _splits(model, layout.tensor):
+        _check_degree(model, "tensor", layout.tensor, tensor_degrees(model), "devices")
     _check_pipeline(model, layout)
     _check_experts(model, layout)
     if _some(layout.context > 1) and (not model.causal or model.has_encoder):
@@ -282,10 +283,20 @@ def shard_model(model: Model, layout: Layout, stage: int = 0, piece: int | None 
     for name, value, most in (("stage", stage, layout.pipeline), ("piece", piece or 0, layout.interleave)):
         if type(value) is not int or not 0 <= value < most:
             raise Problem(f"{name} is {str(value)[:20]}; count from 0 to {most - 1}")
-    places = stage_layers(model, layout, stage, piece)
-    tensor, pieces = layout.tensor, layout.interleave
+    pieces = layout.interleave
     first = model.first_stage and stage == 0 and piece in (None, 0)
     last = model.last_stage and stage == layout.pipeline - 1 and piece in (None, pieces - 1)
+    # whole experts on tensor-parallel devices hold and compute as much as a share of more experts would
+    experts_here = ceil_div(model.stored_experts * layout.tensor, layout.expert * layout.expert_tensor)
+    places, vocabulary = stage_layers(model, layout, stage, piece), _padded(model.vocab_size, layout)
+    return _part(model, places, layout.tensor, vocabulary, experts_here, first, last)
+
+
+@remembered
+def _part(
+    model: Model, places: tuple[int, ...], tensor: int, vocab_size: int, experts_here: int, first: bool, last: bool
+) -> Model:
+    """Some layers of a model, and a share of each matrix; equal parts are one, and what was counted of it stays."""
     return replace(
         model,
         layers=len(places),
@@ -293,11 +304,10 @@ def shard_model(model: Model, layout: Layout, stage: int = 0, piece: int | None 
         heads=ceil_div(model.heads, tensor),
         kv_heads=ceil_div(model.kv_heads, tensor),
         ffn_size=ceil_div(model.ffn_size, tensor),
-        vocab_size=_padded(model.vocab_size, layout),
+        vocab_size=vocab_size,
         shared_ffn_size=ceil_div(model.shared_ffn_size, tensor),
-        # whole experts on tensor-parallel devices hold and compute as much as a share of more experts would
         expert_ffn_size=ceil_div(model.expert_ffn_size, tensor),
-        experts_here=ceil_div(model.stored_experts * tensor, layout.expert * layout.expert_tensor),
+        experts_here=experts_here,
         first_stage=first,
         last_stage=last,
         head=model.head if last else "none",

@@ -40,6 +40,9 @@ class PageSocket(ZMQChannelsWebsocketConnection):
 
     def connect(self) -> Any:
         """Connect, unless the page has sockets enough."""
+        # one movement of a slider is answered by several small messages: else each waits until the one before has been
+        # acknowledged, which a browser does after 40 ms
+        self.websocket_handler.set_nodelay(True)
         connected = super().connect()
         if connected and self.multi_kernel_manager.kernel_model(self.kernel_id)["connections"] > self.most_sockets:
             self._hang_up(TOO_MANY, "too many sockets")

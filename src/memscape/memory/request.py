@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import chain
+from functools import cache
 
 from memscape import tables
 from memscape.breakdown import Breakdown, Term, ceil_div
@@ -82,14 +82,18 @@ def _llama_cpp(model: Model, inference: Inference, layout: Layout) -> dict[str, 
 
 def _runtime(alive: Breakdown, layout: Layout) -> Breakdown:
     """What the driver, the libraries and the allocator take, as others measured it."""
-    rows = [row for row in tables.rows("runtime") if not row["name"].startswith("NCCL") or layout.devices > 1]
     used = alive.only(phase="activations").total
-    fixed = (_fixed(row) for row in rows if row["unit"] == "MiB")
-    shares = (_share(row, used) for row in rows if row["unit"] == "percent of activations")
-    return Breakdown("bytes", tuple(chain(fixed, shares)))
+    fixed = (term for term in _fixed() if not term.name.startswith("NCCL") or layout.devices > 1)
+    shares = (_share(row, used) for row in tables.rows("runtime") if row["unit"] == "percent of activations")
+    return Breakdown("bytes", (*fixed, *shares))
 
 
-def _fixed(row: tables.Row) -> Term:
+@cache
+def _fixed() -> tuple[Term, ...]:
+    return tuple(_constant(row) for row in tables.rows("runtime") if row["unit"] == "MiB")
+
+
+def _constant(row: tables.Row) -> Term:
     low, likely, high = tables.spread(row)
     factors = {"mebibytes": likely, "bytes_per_mebibyte": MIB}
     return Term(row["name"], factors, "other", "runtime", row["source"], (low * MIB, high * MIB))

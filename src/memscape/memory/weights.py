@@ -9,7 +9,7 @@ from memscape.breakdown import Breakdown, Term, ceil_div, product
 from memscape.catalog import ALL, Part, Precision, precision, weight_precisions
 from memscape.memory import gguf
 from memscape.memory.tensors import Sizes, Tensor, tensors
-from memscape.model import Model
+from memscape.model import Model, remembered
 from memscape.problem import Problem, chosen, one_of
 
 GROUPS = ("embeddings", "attention", "mlp_dense", "experts", "router", "norms", "lm_head", "other")
@@ -33,12 +33,14 @@ def weights(model: Model, name: str = "bf16", kept: tuple[str, ...] | None = Non
     """
     _check(kept)
     name = chosen("precision", name, weight_precisions())
-    if name in gguf.mixes():
-        terms = tuple(_gguf(model, name, frozenset(kept or ())))
-    else:
-        terms = tuple(_stored(model, precision(name), kept))
-    terms += _buffers(model)
-    return Breakdown("bytes", terms, model.notes)
+    return _weights(model, name, None if kept is None else frozenset(kept))
+
+
+@remembered
+def _weights(model: Model, name: str, kept: frozenset[str] | None) -> Breakdown:
+    """Asked again with every length and every number of sequences."""
+    stored = _gguf(model, name, kept or frozenset()) if name in gguf.mixes() else _stored(model, precision(name), kept)
+    return Breakdown("bytes", (*stored, *_buffers(model)), model.notes)
 
 
 def quantised_groups(name: str) -> tuple[str, ...]:
@@ -74,7 +76,7 @@ def _check(kept: tuple[str, ...] | None) -> None:
         raise Problem(f"cannot keep {one_of(sorted(wrong))} in 16 bit; the groups are {one_of(GROUPS)}")
 
 
-def _stored(model: Model, chosen: Precision, kept: tuple[str, ...] | None) -> Iterator[Term]:
+def _stored(model: Model, chosen: Precision, kept: frozenset[str] | None) -> Iterator[Term]:
     groups = GROUPS if chosen.plain or kept is not None else chosen.quantises
     for tensor in tensors(model):
         applies = tensor.group in groups and tensor.group not in (kept or ())

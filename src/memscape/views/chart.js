@@ -1,5 +1,6 @@
 // Draws a plotly figure and keeps it in step with its data, its width and the colours of the page.
 
+const REST = 120; // milliseconds between two drawings of a chart: one that keeps step with a slider holds it up
 const FALLBACK = { ink: "#17202b", soft: "#52606f", line: "#d7dee6", card: "#ffffff", accent: "#1f55c4" };
 
 function run(address) {
@@ -47,6 +48,25 @@ function library(model) {
       ? fromPage(link).catch(() => fromKernel(model))
       : fromKernel(model);
   return globalThis.memscapePlotly;
+}
+
+// Charts are drawn when what is read has been painted, one by one, each from the newest data.
+function turns() {
+  globalThis.memscapeTurns ??= (() => {
+    const waiting = new Set();
+    const next = () => {
+      const [draw] = waiting;
+      waiting.delete(draw);
+      if (waiting.size) setTimeout(next);
+      draw?.();
+    };
+    const later = (draw) => {
+      if (!waiting.size) requestAnimationFrame(() => setTimeout(next));
+      waiting.add(draw);
+    };
+    return { later, never: (draw) => waiting.delete(draw) };
+  })();
+  return globalThis.memscapeTurns;
 }
 
 // The colours that a chart asks the page for, kept until the theme changes: asking costs the page a pass over its style.
@@ -131,38 +151,39 @@ export default {
     }
     const { ask, forget } = paints(box);
     el.append(pictures(Plotly, box, model, ask));
+    const { later, never } = turns();
     let width = Math.floor(box.clientWidth);
     // the first picture is drawn wherever it is, the next ones when somebody can see them
     let near = true;
     let drawn = false;
     let stale = false;
+    let resting = 0;
     const draw = () => {
-      stale = true;
-      if (!width || (drawn && !near)) return;
+      if (!width) return;
       stale = false;
       drawn = true;
+      clearTimeout(resting);
+      resting = setTimeout(() => ((resting = 0), stale && look()), REST);
       const { data = [], layout: given = {} } = coloured(model.get("spec"), ask);
       const config = { displayModeBar: false, responsive: false };
       Plotly.react(box, data, layout(given, ask, width, model.get("height")), config);
     };
-    // a change of data is drawn at once; width and theme wait for the next frame
-    let waiting = 0;
-    const later = () => {
-      cancelAnimationFrame(waiting);
-      waiting = requestAnimationFrame(draw);
+    const look = () => {
+      if (!resting && (near || !drawn)) later(draw);
     };
-    const recolour = () => (forget(), later());
-    const print = () => ((near = true), forget(), draw()); // paper is light, and no frame comes before it
+    const change = () => ((stale = true), look());
+    const recolour = () => (forget(), change());
+    const print = () => (forget(), draw()); // paper is light, and waits for nothing
     const widths = new ResizeObserver(([entry]) => {
       const now = Math.floor(entry.contentRect.width);
-      if (now !== width) (width = now), later();
+      if (now !== width) (width = now), change();
     });
     const sights = new IntersectionObserver(
       ([entry]) => {
         near = entry.isIntersecting;
-        if (near && stale) later();
+        if (stale) look();
       },
-      { rootMargin: "300px" },
+      { rootMargin: "100px" },
     );
     const themes = new MutationObserver(recolour);
     const dark = matchMedia("(prefers-color-scheme: dark)");
@@ -170,14 +191,15 @@ export default {
       themes.observe(node, { attributes: true, attributeFilter: ["data-theme", "data-jp-theme-name"] });
     dark.addEventListener("change", recolour);
     addEventListener("beforeprint", print);
-    model.on("change:spec", draw);
-    model.on("change:height", () => (size(), draw()));
+    model.on("change:spec", change);
+    model.on("change:height", () => (size(), change()));
     model.on("change:alt", describe);
-    draw();
+    change();
     widths.observe(box);
     sights.observe(box);
     return () => {
-      cancelAnimationFrame(waiting);
+      never(draw);
+      clearTimeout(resting);
       for (const observer of [widths, sights, themes]) observer.disconnect();
       dark.removeEventListener("change", recolour);
       removeEventListener("beforeprint", print);

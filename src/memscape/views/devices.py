@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from memscape import units
 from memscape.breakdown import Breakdown
@@ -25,79 +25,76 @@ def tiles(stages: Sequence[Breakdown], columns: int, capacity: int, copies: str)
 
     A tile is as high as the memory of a device. A device that needs more is full to the edge, in a frame of alert.
     """
-    places = [(row, column) for row in range(len(stages)) for column in range(columns)]
-    bottom = {row: len(stages) - 1 - row for row in range(len(stages))}
-    phases = [stage.by("phase") for stage in stages]
-    filled = [0.0] * len(stages)
-    words = [_hover(stage, row, len(stages), capacity) for row, stage in enumerate(stages)]
-    bars = [_frames(stages, places, bottom, capacity, words, "var(--part-free)")]
-    for part in ordered(phases, PHASE_NAMES):
-        room = [max(capacity, stage.total) for stage in stages]
-        heights = [phase.get(part, 0) / room[row] * TILE for row, phase in enumerate(phases)]
-        bars.append(_part(part, places, bottom, filled, heights, words))
-        filled = [low + high for low, high in zip(filled, heights, strict=True)]
-    bars.append(_frames(stages, places, bottom, capacity, words, "rgba(0,0,0,0)"))
-    rows = [f"stage {row + 1}" for row in range(len(stages))]
-    shown = [row for row in range(len(stages)) if len(stages) <= 16 or row in (0, len(stages) // 2, len(stages) - 1)]
+    count = len(stages)
     layout = {
-        "barmode": "overlay",
         "bargap": 0,
         "showlegend": False,
+        "shapes": _fillings(stages, columns, capacity),
         "xaxis": PLAIN | {"showticklabels": False, "title": {"text": copies, "standoff": 8}},
-        "yaxis": PLAIN
-        | {"tickvals": [bottom[row] + TILE / 2 for row in shown], "ticktext": [rows[row] for row in shown]}
-        | {"range": [-0.1, len(stages)], "automargin": True},
+        "yaxis": PLAIN | _stage_names(count) | {"range": [-0.1, count], "automargin": True},
         "margin": MARGIN | {"b": 40},
         "hoverlabel": {"align": "left"},
     }
-    return {"data": bars, "layout": layout}
+    return {"data": [_frames(stages, columns, capacity)], "layout": layout}
 
 
-def _frames(
-    stages: Sequence[Breakdown],
-    places: Sequence[tuple[int, int]],
-    bottom: Mapping[int, int],
-    capacity: int,
-    words: Sequence[str],
-    filling: str,
-) -> Figure:
-    """The tiles themselves: empty ones, or their frames."""
-    lines = ["var(--alert)" if stages[row].total > capacity else "var(--soft)" for row, _ in places]
-    return _bar("Free", places, [bottom[row] for row, _ in places], [TILE] * len(places), words) | {
-        "marker": {"color": filling, "line": {"width": 2, "color": lines}}
-    }
-
-
-def _part(
-    part: str,
-    places: Sequence[tuple[int, int]],
-    bottom: Mapping[int, int],
-    filled: Sequence[float],
-    heights: Sequence[float],
-    words: Sequence[str],
-) -> Figure:
-    bases = [bottom[row] + filled[row] for row, _ in places]
-    return _bar(name_of(part), places, bases, [heights[row] for row, _ in places], words) | {
-        "marker": {"color": f"var(--part-{part})", "line": {"width": 0}}
-    }
-
-
-def _bar(
-    name: str,
-    places: Sequence[tuple[int, int]],
-    bases: Sequence[float],
-    heights: Sequence[float],
-    words: Sequence[str],
-) -> Figure:
+def _frames(stages: Sequence[Breakdown], columns: int, capacity: int) -> Figure:
+    """The tiles themselves, to be pointed at; what fills them lies below."""
+    places = [(row, column) for row in range(len(stages)) for column in range(columns)]
+    words = [_hover(stage, row, len(stages), capacity) for row, stage in enumerate(stages)]
+    lines = ["var(--alert)" if stage.total > capacity else "var(--soft)" for stage in stages]
     return {
         "type": "bar",
-        "name": name,
         "x": [column for _, column in places],
-        "y": [*heights],
-        "base": [*bases],
+        "y": [TILE] * len(places),
+        "base": [_bottom(row, len(stages)) for row, _ in places],
         "width": TILE,
+        "marker": {"color": "rgba(0,0,0,0)", "line": {"width": 2, "color": [lines[row] for row, _ in places]}},
         "hovertext": [words[row] for row, _ in places],
         "hoverinfo": "text",
+    }
+
+
+def _fillings(stages: Sequence[Breakdown], columns: int, capacity: int) -> list[Figure]:
+    """One shape for all that is free, and one for each part, over all tiles: a browser has little to draw."""
+    phases = [stage.by("phase") for stage in stages]
+    room = [max(capacity, stage.total) for stage in stages]
+    bottoms = [float(_bottom(row, len(stages))) for row in range(len(stages))]
+    shapes = [_filling("free", columns, bottoms, [TILE] * len(stages))]
+    for part in ordered(phases, PHASE_NAMES):
+        heights = [phase.get(part, 0) / whole * TILE for phase, whole in zip(phases, room, strict=True)]
+        shapes.append(_filling(part, columns, bottoms, heights))
+        bottoms = [low + high for low, high in zip(bottoms, heights, strict=True)]
+    return shapes
+
+
+def _filling(part: str, columns: int, bottoms: Sequence[float], heights: Sequence[float]) -> Figure:
+    path = "".join(
+        f"M{column - TILE / 2:g},{low:.5f}H{column + TILE / 2:g}V{low + high:.5f}H{column - TILE / 2:g}Z"
+        for low, high in zip(bottoms, heights, strict=True)
+        for column in range(columns)
+        if high
+    )
+    return {
+        "type": "path",
+        "name": part,
+        "path": path or "M0,0Z",
+        "fillcolor": f"var(--part-{part})",
+        "line": {"width": 0},
+        "layer": "below",
+    }
+
+
+def _bottom(row: int, stages: int) -> int:
+    return stages - 1 - row
+
+
+def _stage_names(stages: int) -> Figure:
+    """Names beside the rows, where they have room."""
+    shown = [row for row in range(stages) if stages <= 16 or row in (0, stages // 2, stages - 1)]
+    return {
+        "tickvals": [_bottom(row, stages) + TILE / 2 for row in shown],
+        "ticktext": [f"stage {row + 1}" for row in shown],
     }
 
 

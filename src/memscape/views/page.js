@@ -26,7 +26,7 @@ function set(node, name, value) {
   if (node && node.getAttribute(name) !== value) node.setAttribute(name, value);
 }
 
-// slider handles bear their label and speak their readout; groups and scrolling tables have names
+// slider handles bear their label and speak their readout; groups have names
 function nameParts() {
   for (const handle of document.querySelectorAll(`${PAGE} .noUi-handle`)) {
     const box = handle.closest(".widget-slider");
@@ -34,11 +34,6 @@ function nameParts() {
     set(handle, "aria-label", box?.querySelector(".widget-label")?.textContent.trim() || "value");
     set(handle, "aria-valuetext", readout?.textContent ?? "");
     set(readout, "contenteditable", "false"); // it looks like a field, but what is typed there is lost
-  }
-  for (const table of document.querySelectorAll(".scroll:not([tabindex])")) {
-    table.tabIndex = 0; // whether it really scrolls would have to be measured at every step
-    set(table, "role", "group");
-    set(table, "aria-label", "table, scrolls sideways");
   }
   for (const [place, words] of [["controls", "Settings"], ["results", "Results"]]) {
     const box = document.querySelector(`${PAGE} .${place}`);

@@ -224,9 +224,10 @@ def simple_table(head: Sequence[str], rows: Iterable[Sequence[str]], kind: str) 
     """Return rows of HTML as a table that scrolls inside its own box; `kind` is its class."""
     titles = "".join(f"<th scope='col'>{escape(title)}</th>" for title in head)
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return Html(
-        f"<div class='scroll'><table class='{kind}'><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
+    # whether it really scrolls would have to be measured at every step of a slider
+    box = "class='scroll' tabindex='0' role='group' aria-label='table, scrolls sideways'"
+    table = f"<table class='{kind}'><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table>"
+    return Html(f"<div {box}>{table}</div>")
 
 
 def advice(now: int, changes: Sequence[Change]) -> Html:
