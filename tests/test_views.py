@@ -479,14 +479,16 @@ def test_tiles_say_what_each_device_holds():
     asked = ms.Training(precision="bf16-mixed", implementation="megatron")
     stages = each_stage(model, asked, layout)
     drawn = devices.tiles(stages, 8, ms.accelerator("L4").usable_bytes, "8 devices")
-    (frames,), shapes = drawn["data"], drawn["layout"]["shapes"]
-    assert len(frames["x"]) == 32 and set(frames["marker"]["line"]["color"]) == {"var(--alert)"}
-    assert ms.units.amount(stages[0].total) in frames["hovertext"][0]
+    (rows,), (*shapes, frames) = drawn["data"], drawn["layout"]["shapes"]
+    assert all(ms.units.amount(stage.total) in said for stage, said in zip(stages, rows["hovertext"], strict=True))
+    assert frames["line"]["color"] == "var(--alert)"
     held = dict.fromkeys(part for stage in stages for part, size in stage.by("phase").items() if size)
     assert {shape["fillcolor"] for shape in shapes} == {f"var(--part-{part})" for part in ("free", *held)}
-    assert all(shape["path"].count("Z") == 32 for shape in shapes)
+    assert all(shape["path"].count("Z") == 32 for shape in (*shapes, frames))
     tile = [re.findall(r"M[-\d.]+,([\d.]+)H[-\d.]+V([\d.]+)", shape["path"])[0] for shape in shapes]
     assert [low for low, _ in tile[2:]] == [high for _, high in tile[1:-1]] and tile[-1][1] == tile[0][1]
+    roomy = devices.tiles(stages, 8, ms.accelerator("B200").usable_bytes, "8 devices")["layout"]["shapes"]
+    assert roomy[-1]["line"]["color"] == "var(--soft)"
     assert devices.heat(stages)["data"][0]["z"][0][0] == pytest.approx(stages[0].by("phase")["weights"] / 1e9)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from memscape import units
 from memscape.breakdown import Breakdown
@@ -17,7 +17,7 @@ FORMS = {
     "data": "Data (ZeRO)",
 }
 TILE = 0.82  # of the room of a tile, so that neighbours stand apart
-PLAIN = {"fixedrange": True, "showgrid": False, "zeroline": False}
+PLAIN = {"fixedrange": True, "showgrid": False, "zeroline": False, "ticks": ""}
 
 
 def tiles(stages: Sequence[Breakdown], columns: int, capacity: int, copies: str) -> Figure:
@@ -29,28 +29,25 @@ def tiles(stages: Sequence[Breakdown], columns: int, capacity: int, copies: str)
     layout = {
         "bargap": 0,
         "showlegend": False,
-        "shapes": _fillings(stages, columns, capacity),
+        "shapes": [*_fillings(stages, columns, capacity), *_frames(stages, columns, capacity)],
         "xaxis": PLAIN | {"showticklabels": False, "title": {"text": copies, "standoff": 8}},
         "yaxis": PLAIN | _stage_names(count) | {"range": [-0.1, count], "automargin": True},
         "margin": MARGIN | {"b": 40},
         "hoverlabel": {"align": "left"},
     }
-    return {"data": [_frames(stages, columns, capacity)], "layout": layout}
+    return {"data": [_pointed_at(stages, columns, capacity)], "layout": layout}
 
 
-def _frames(stages: Sequence[Breakdown], columns: int, capacity: int) -> Figure:
-    """The tiles themselves, to be pointed at; what fills them lies below."""
-    places = [(row, column) for row in range(len(stages)) for column in range(columns)]
-    words = [_hover(stage, row, len(stages), capacity) for row, stage in enumerate(stages)]
-    lines = ["var(--alert)" if stage.total > capacity else "var(--soft)" for stage in stages]
+def _pointed_at(stages: Sequence[Breakdown], columns: int, capacity: int) -> Figure:
+    """What there is to point at: the tiles of a stage, which hold the same."""
     return {
         "type": "bar",
-        "x": [column for _, column in places],
-        "y": [TILE] * len(places),
-        "base": [_bottom(row, len(stages)) for row, _ in places],
-        "width": TILE,
-        "marker": {"color": "rgba(0,0,0,0)", "line": {"width": 2, "color": [lines[row] for row, _ in places]}},
-        "hovertext": [words[row] for row, _ in places],
+        "x": [(columns - 1) / 2] * len(stages),
+        "width": columns,
+        "y": [TILE] * len(stages),
+        "base": _bottoms(len(stages)),
+        "marker": {"color": "rgba(0,0,0,0)"},
+        "hovertext": [_hover(stage, row, len(stages), capacity) for row, stage in enumerate(stages)],
         "hoverinfo": "text",
     }
 
@@ -59,41 +56,49 @@ def _fillings(stages: Sequence[Breakdown], columns: int, capacity: int) -> list[
     """One shape for all that is free, and one for each part, over all tiles: a browser has little to draw."""
     phases = [stage.by("phase") for stage in stages]
     room = [max(capacity, stage.total) for stage in stages]
-    bottoms = [float(_bottom(row, len(stages))) for row in range(len(stages))]
-    shapes = [_filling("free", columns, bottoms, [TILE] * len(stages))]
+    bottoms = [float(bottom) for bottom in _bottoms(len(stages))]
+    shapes = [_filled("free", columns, bottoms, [TILE] * len(stages))]
     for part in ordered(phases, PHASE_NAMES):
         heights = [phase.get(part, 0) / whole * TILE for phase, whole in zip(phases, room, strict=True)]
-        shapes.append(_filling(part, columns, bottoms, heights))
+        shapes.append(_filled(part, columns, bottoms, heights))
         bottoms = [low + high for low, high in zip(bottoms, heights, strict=True)]
     return shapes
 
 
-def _filling(part: str, columns: int, bottoms: Sequence[float], heights: Sequence[float]) -> Figure:
+def _filled(part: str, columns: int, bottoms: Sequence[float], heights: Sequence[float]) -> Figure:
+    filling = {"fillcolor": f"var(--part-{part})", "line": {"width": 0}}
+    return _tiled(columns, zip(bottoms, heights, strict=True)) | filling
+
+
+def _frames(stages: Sequence[Breakdown], columns: int, capacity: int) -> list[Figure]:
+    """One shape for the tiles that hold what they must, and one for those that do not."""
+    fits = [stage.total <= capacity for stage in stages]
+    drawn = []
+    for wanted, colour in ((True, "var(--soft)"), (False, "var(--alert)")):
+        rows = [(low, TILE) for low, each in zip(_bottoms(len(stages)), fits, strict=True) if each is wanted]
+        drawn.append(_tiled(columns, rows) | {"line": {"width": 2, "color": colour}})
+    return [frame for frame in drawn if frame["path"]]
+
+
+def _tiled(columns: int, rows: Iterable[tuple[float, float]]) -> Figure:
+    """The same rectangle in each column of some rows, each with its bottom and its height."""
     path = "".join(
         f"M{column - TILE / 2:g},{low:.5f}H{column + TILE / 2:g}V{low + high:.5f}H{column - TILE / 2:g}Z"
-        for low, high in zip(bottoms, heights, strict=True)
+        for low, high in rows
         for column in range(columns)
-        if high
     )
-    return {
-        "type": "path",
-        "name": part,
-        "path": path or "M0,0Z",
-        "fillcolor": f"var(--part-{part})",
-        "line": {"width": 0},
-        "layer": "below",
-    }
+    return {"type": "path", "path": path, "layer": "below"}
 
 
-def _bottom(row: int, stages: int) -> int:
-    return stages - 1 - row
+def _bottoms(stages: int) -> list[int]:
+    return [stages - 1 - row for row in range(stages)]
 
 
 def _stage_names(stages: int) -> Figure:
     """Names beside the rows, where they have room."""
     shown = [row for row in range(stages) if stages <= 16 or row in (0, stages // 2, stages - 1)]
     return {
-        "tickvals": [_bottom(row, stages) + TILE / 2 for row in shown],
+        "tickvals": [_bottoms(stages)[row] + TILE / 2 for row in shown],
         "ticktext": [f"stage {row + 1}" for row in shown],
     }
 
