@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 MOST_DEGREE = 64
 MOST_STAGES = 32
-PARTS = 64  # into which a step of the search for the edge is cut
+# into how many parts a step of the search for the edge is cut: for all columns of a map, and for one number alone
+PARTS, PARTS_ALONE = 64, 2048
 # the quantities that a map goes over, and the range of each
 RANGES = {
     "prompt_tokens": (128, 1 << 20),
@@ -143,10 +144,11 @@ def _edge(scenario: Scenario, card: Accelerator, columns: dict[str, Array], up: 
     fixed = {name: values[:, None] for name, values in columns.items()}
     found = numpy.zeros(max([1, *(len(values) for values in columns.values())]))
     quantity, last = up
+    parts = PARTS if columns else PARTS_ALONE
     left = last + 1
     while left > 1:
-        left = -(-left // PARTS)
-        tried = found[:, None] + left * numpy.arange(1.0, PARTS + 1)
+        left = -(-left // parts)
+        tried = found[:, None] + left * numpy.arange(1.0, parts + 1)
         held = _totals(scenario, card, {**fixed, quantity: numpy.minimum(tried, last)})
         fits = (held <= card.usable_bytes) & (tried <= last)
         found = found + left * numpy.logical_and.accumulate(fits, axis=1).sum(axis=1)
