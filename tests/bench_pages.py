@@ -170,7 +170,7 @@ def _opened(browser, url: str, process: psutil.Process, name: str, ahead: bool =
 def _rest(process: psutil.Process, ahead: bool) -> None:
     """Wait until a server has nothing to do; one that starts kernels ahead begins a little after a visit."""
     quiet = 0
-    time.sleep(1.5 if ahead else 0.2)
+    time.sleep(3.5 if ahead else 0.2)
     while quiet < 5:
         before = _busy(process)
         time.sleep(0.2)

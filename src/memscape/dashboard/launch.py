@@ -38,6 +38,8 @@ def configuration() -> Any:
     settings.MappingKernelManager.cull_idle_timeout = 600
     settings.MappingKernelManager.cull_interval = 60
     settings.Voila.kernel_websocket_connection_class = "memscape.dashboard.sockets.PageSocket"
+    # where kernels are made ahead (`--preheat_kernel=True`), the next one waits until the visitor's page is drawn
+    settings.VoilaKernelManager.fill_delay = 3.0
     settings.ContentsManager.hide_globs = ["*"]  # Voilà lists a folder to who asks for voila/api/contents
     return settings
 
