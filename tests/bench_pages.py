@@ -55,7 +55,7 @@ OPENING = """(() => {
   let usable = false, drawn = 0;
   at.rest = () => watch.disconnect();
   const look = () => {
-    const empty = document.querySelector('#rendered_cells')?.textContent.trim().endsWith("'ready'");
+    const empty = document.querySelector('#rendered_cells pre')?.textContent.trim() === "'ready'";
     const shown = document.querySelector('.answer .big') && document.querySelector('.noUi-handle');
     if (!usable && at.connected && (empty || shown)) { usable = true; painted('usable'); }
     const charts = document.querySelectorAll('.memscape-chart .main-svg:first-child').length;

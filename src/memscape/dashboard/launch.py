@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ PACKAGE = Path(__file__).parents[1]
 SHARE = Path(__file__).parent / "share" / "jupyter"
 NEEDED = ("voila", "ipykernel", "ipywidgets", "anywidget", "plotly")
 MISSING = 'the pages need {}; install them with: pip install "memscape[dashboard]"'
+WIDGETS = "@jupyter-widgets/jupyterlab-manager/static"
+SMALL = 1000  # bytes
 # Voilà would load these for nothing: plotly's own renderer and a highlighter of code that is not shown
 UNUSED_EXTENSIONS = ["jupyterlab-plotly", "jupyterlab_pygments"]
 
@@ -34,6 +37,8 @@ def configuration() -> Any:
     voila.allow_theme_override = voila.allow_template_override = "NO"
     voila.file_allowlist = []
     voila.extension_denylist = UNUSED_EXTENSIONS
+    voila.page_config_hook = told
+    settings.VoilaExporter.markdown_renderer_class = "memscape.dashboard.site.Lesson"
     voila.multi_kernel_manager_class = "memscape.dashboard.kernels.CappedKernels"
     settings.MappingKernelManager.cull_idle_timeout = 600
     settings.MappingKernelManager.cull_interval = 60
@@ -42,6 +47,26 @@ def configuration() -> Any:
     settings.VoilaKernelManager.fill_delay = 3.0
     settings.ContentsManager.hide_globs = ["*"]  # Voilà lists a folder to who asks for voila/api/contents
     return settings
+
+
+def told(page_config: dict[str, Any], base_url: str, **_rest: Any) -> dict[str, Any]:
+    """Return what Voilà tells a page: MathJax is a script that does nothing, and what widgets need is fetched ahead."""
+    return page_config | {
+        "fullMathjaxUrl": f"{base_url}voila/templates/memscape/static/typesetter.js",
+        "mathjaxConfig": "none",
+        "ahead": [f"{base_url}voila/labextensions/{WIDGETS}/{name}" for name in _scripts_of_widgets()],
+    }
+
+
+@lru_cache(maxsize=1)
+def _scripts_of_widgets() -> tuple[str, ...]:
+    """The scripts that a page asks for one by one as it finds out what it holds; those of no size it may not need."""
+    from jupyter_core.paths import jupyter_path
+
+    folders = (Path(path, WIDGETS) for path in jupyter_path("labextensions"))
+    found = next((folder for folder in folders if folder.is_dir()), None)
+    scripts = sorted(found.glob("[0-9]*.*.js")) if found else []
+    return tuple(f"{path.name}?v={path.name.split('.')[1]}" for path in scripts if path.stat().st_size > SMALL)
 
 
 def serve(folder: Path, arguments: Sequence[str]) -> None:

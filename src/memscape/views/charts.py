@@ -9,6 +9,7 @@ import anywidget
 import traitlets
 
 from memscape.views import script
+from memscape.views.looks import looks
 
 
 class Chart(anywidget.AnyWidget):
@@ -25,7 +26,7 @@ class Chart(anywidget.AnyWidget):
 
     def __init__(self, **values: Any) -> None:
         """Take the traits, and answer a page that has no plotly.js."""
-        super().__init__(**values)
+        super().__init__(**looks(Chart), **values)
         self.add_class("chart")
         self.on_msg(self._answer)
 

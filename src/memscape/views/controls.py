@@ -5,7 +5,7 @@
     page(fields, calculate, show, outputs)
 
 `calculate(**values)` gets each control's value by its name; `show(result)` returns what the outputs hold: HTML for
-`html` and `math`, a figure and its words for a Chart. State lives in the controls alone.
+`html`, a figure and its words for a Chart. State lives in the controls alone.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from memscape.readers import LARGEST_CONFIG
 from memscape.views import address
 from memscape.views.charts import Chart
 from memscape.views.exports import Answer, Exports, Page, answer_files, buttons, kind_of
+from memscape.views.looks import made, own_layout
 
 
 class Adapting(Protocol):
@@ -45,7 +46,6 @@ Take = Callable[[str, int, bytes], None]
 UNITS = (("GB, of 10⁹ bytes", "GB"), ("GiB, of 2³⁰ bytes", "GiB"))
 LONGEST_NAME = 80
 FAILED = "This could not be computed; other settings may work."
-LOOK = {"style": {"description_width": "initial"}, "tooltip": ""}
 
 
 @dataclass(frozen=True)
@@ -80,14 +80,15 @@ class Upload(anywidget.AnyWidget):
 
 def choice(name: str, label: str, options: Options, value: str) -> Control:
     """Return a menu; an option is the words that are shown and the value that they stand for."""
-    menu = widgets.Dropdown(options=options, value=value, description=label, **LOOK)
+    menu = made(widgets.Dropdown, options=options, value=value, description=label, tooltip="")
     return Control(name, menu, str, str, partial(_among, [known for _, known in options]))
 
 
 def search(name: str, label: str, options: Options, value: str) -> Control:
     """Return a menu for many options, which is searched by typing; the words of two options must differ."""
     values, words = dict(options), {known: shown for shown, known in options}
-    field = widgets.Combobox(options=tuple(values), value=words[value], description=label, **LOOK, ensure_option=True)
+    shown = {"options": tuple(values), "value": words[value], "description": label, "tooltip": ""}
+    field = made(widgets.Combobox, **shown, ensure_option=True)
 
     def read(shown: str) -> str:
         if shown not in values:
@@ -100,25 +101,27 @@ def search(name: str, label: str, options: Options, value: str) -> Control:
 def slider(name: str, label: str, steps: Sequence[int], value: int) -> Control:
     """Return a slider over given whole numbers, such as powers of two."""
     options = [(f"{step:,}", step) for step in steps]
-    bar = widgets.SelectionSlider(options=options, value=value, description=label, **LOOK)
+    bar = made(widgets.SelectionSlider, options=options, value=value, description=label, tooltip="")
     return Control(name, bar, int, str, partial(nearest, steps))
 
 
 def switch(name: str, label: str, value: bool) -> Control:
     """Return a check box."""
-    box = widgets.Checkbox(value=value, description=label, indent=False)
+    box = made(widgets.Checkbox, value=value, description=label, indent=False)
     return Control(name, box, bool, lambda on: str(int(on)), {"0": False, "1": True}.get)
 
 
 def text(name: str, label: str, most: int) -> Control:
     """Return a field for a few words of the reader's own."""
-    field = widgets.Text(value="", description=label, continuous_update=False, **LOOK)
+    field = made(widgets.Text, value="", description=label, continuous_update=False, tooltip="")
     return Control(name, field, lambda words: words[:most], lambda words: words[:most], lambda words: words[:most])
 
 
 def shown_for(choice: Control, kinds: Mapping[str, Sequence[Control]]) -> None:
     """Show of the controls that belong to values of a choice those of the chosen value alone."""
     every = {field.name: field for fields in kinds.values() for field in fields}
+    for field in every.values():
+        own_layout(field.widget)
 
     def follow(_change: Any = None) -> None:
         mine = {field.name for field in kinds.get(choice.value, ())}
@@ -131,12 +134,7 @@ def shown_for(choice: Control, kinds: Mapping[str, Sequence[Control]]) -> None:
 
 def html(style: str) -> Any:
     """Return a place for HTML; `style` names its classes, "answer" is the headline."""
-    return _styled(widgets.HTML(), style)
-
-
-def math(style: str) -> Any:
-    """Return a place for HTML with LaTeX between dollar signs."""
-    return _styled(widgets.HTMLMath(), style)
+    return _styled(made(widgets.HTML), style)
 
 
 def page(
@@ -186,7 +184,7 @@ class _Loop:
         self.exports, self.steps, self.result = dict(exports), steps, None
         self.adapting = False
         self.asked = address.read()
-        self.memory, self.said = Page(), html("said")
+        self.memory, self.said = made(Page), html("said")
 
     def start(self) -> None:
         """Show the first result: the address's settings, the usual ones if they cannot be used together."""
@@ -313,11 +311,11 @@ def _laid_out(loop: _Loop, upload: Upload | None) -> Any:
     for name, output in loop.outputs.items():
         output.add_class(f"output-{name}")
     first, *others = (field.widget for field in loop.fields)
-    settings = widgets.VBox([first, *([upload] if upload else []), loop.said, *others])
+    settings = made(widgets.VBox, children=[first, *([upload] if upload else []), loop.said, *others])
     files = buttons(loop.exports, loop.hand_out)
-    results = widgets.VBox([*loop.outputs.values(), *([files] if files else [])])
-    columns = widgets.Box([_styled(settings, "controls"), _styled(results, "results")])
-    return _styled(widgets.VBox([loop.memory, _styled(columns, "columns")]), "memscape-page")
+    results = made(widgets.VBox, children=[*loop.outputs.values(), *([files] if files else [])])
+    columns = made(widgets.Box, children=[_styled(settings, "controls"), _styled(results, "results")])
+    return _styled(made(widgets.VBox, children=[loop.memory, _styled(columns, "columns")]), "memscape-page")
 
 
 def _styled(widget: Any, style: str) -> Any:

@@ -18,6 +18,7 @@ import traitlets
 from memscape import tables
 from memscape.breakdown import Quantity
 from memscape.problem import chosen
+from memscape.views.looks import looks
 
 NEAR = 0.05
 ASK = "Write a number first, such as 12.5."
@@ -44,7 +45,8 @@ class Exercises(anywidget.AnyWidget):
 
     def __init__(self, *exercises: Exercise) -> None:
         """Take the exercises in their order."""
-        super().__init__(asked=[{"question": each.question, "unit": each.unit} for each in exercises])
+        questions = [{"question": each.question, "unit": each.unit} for each in exercises]
+        super().__init__(**looks(Exercises), asked=questions)
         self.exercises = exercises
         self.on_msg(self._compare)
 

@@ -20,6 +20,7 @@ import traitlets
 
 from memscape import units
 from memscape.breakdown import Breakdown, Quantity, Term
+from memscape.views.looks import made
 from memscape.views.text import name_of
 
 Exports = Mapping[str, Callable[[Any], str]]
@@ -45,9 +46,9 @@ def buttons(exports: Exports, hand_out: Callable[[str], None]) -> Any:
     """Return a card with a button for each file, which calls `hand_out` with its name; None without files."""
     if not exports:
         return None
-    row = widgets.Box([_button(name, hand_out) for name in exports])
+    row = made(widgets.Box, children=[_button(name, hand_out) for name in exports])
     row.add_class("exports")
-    card = widgets.VBox([widgets.HTML(WORDS), row])
+    card = made(widgets.VBox, children=[made(widgets.HTML, value=WORDS), row])
     card.add_class("card")
     return card
 
@@ -58,7 +59,7 @@ def kind_of(name: str) -> str:
 
 
 def _button(name: str, hand_out: Callable[[str], None]) -> Any:
-    button = widgets.Button(description=f"Download {name}", tooltip="")
+    button = made(widgets.Button, description=f"Download {name}", tooltip="")
     button.on_click(partial(_pressed, hand_out, name))
     return button
 

@@ -306,7 +306,7 @@ def kv_cache() -> Any:
     )
     outputs = {
         "answer": controls.html("answer"),
-        "formula": controls.math("card"),
+        "formula": controls.html("card"),
         "growth": Chart(height=420),
         "parts": controls.html("card"),
         "notes": controls.html("card quiet"),

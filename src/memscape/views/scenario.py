@@ -14,6 +14,7 @@ from memscape.problem import unknown
 from memscape.readers import check_size, parse_config
 from memscape.views import controls
 from memscape.views.controls import Control
+from memscape.views.looks import made
 from memscape.workload import Training
 
 CONTEXTS = tuple(2**power for power in range(7, 21))
@@ -42,7 +43,7 @@ class ModelChoice:
         titles = [(row["title"], name) for name, row in tables.by_key("models", "id").items()]
         catalogue = controls.search("model", "Model", titles, chosen)
         self.control = replace(catalogue, read=self._read, write=self._write)
-        self.upload = controls.Upload(label="or your own config.json"), self._take
+        self.upload = made(controls.Upload, label="or your own config.json"), self._take
         self._ids = dict(titles)
         self._own: dict[str, Model] = {}
 

@@ -9,6 +9,7 @@ from html import escape
 from memscape import tables, units
 from memscape.breakdown import Breakdown, Quantity, Term, latex
 from memscape.planner.advice import HARM, Change
+from memscape.views.formulas import mathml
 
 PHASE_NAMES = {
     "weights": "Weights",
@@ -60,20 +61,19 @@ def band(held: Breakdown, what: str = "") -> str:
 
 
 def formula(breakdown: Breakdown, left: str = "") -> Html:
-    """Return the formula of every term as LaTeX; terms that are the same product share a line, which names them."""
+    """Return the formula of every term; terms that are the same product share a line, which names them."""
     names: dict[str, list[str]] = {}
     for term in breakdown.terms:
         names.setdefault(term.formula, []).append(term.name)
     alone = [left or breakdown.unit] if len(names) == 1 else None
-    lines = (_formula_line(", ".join(alone or each), product) for product, each in names.items())
-    return Html("".join(f"<div class='formula'>{line}</div>" for line in lines))
+    return Html("".join(_formula_line(", ".join(alone or each), product) for product, each in names.items()))
 
 
 def _formula_line(words: str, product: str) -> str:
     """One formula; words that would make it wider than a phone stand before it, where they can wrap."""
     if len(words) <= LONGEST_NAME:
-        return rf"$$\text{{{words}}} = {product}$$"
-    return f"{escape(words)}: $${product}$$"
+        return mathml(rf"\text{{{words}}} = {product}", alone=True)
+    return f"<p>{escape(words)}:</p>{mathml(product, alone=True)}"
 
 
 def worked_example(breakdown: Breakdown) -> Html:
@@ -92,10 +92,9 @@ def symbols(breakdown: Breakdown, *more: str) -> Html:
 
 
 def glossary(*names: str, folded: bool = False) -> Html:
-    """Return the letter and the meaning of names of `data/symbols.csv`; folded, it needs no typesetter."""
+    """Return the letter and the meaning of names of `data/symbols.csv`; folded, it opens when it is asked for."""
     meant = {name: escape(tables.by_key("symbols")[name]["meaning"]) for name in names}
-    letter = {name: symbol_html(name) if folded else f"${latex(name)}$" for name in names}
-    rows = ((letter[name], f"<code>{name}</code>", meaning) for name, meaning in meant.items())
+    rows = ((mathml(latex(name)), f"<code>{name}</code>", meaning) for name, meaning in meant.items())
     shown = simple_table(("Symbol", "Name in code", "Meaning"), rows, "symbols")
     return (
         Html(f"<details class='folded'><summary>What the letters mean</summary>{shown}</details>") if folded else shown
@@ -183,7 +182,7 @@ def course(moments: Mapping[tuple[int, str], Breakdown], words: Mapping[str, str
 
 
 def symbol_html(name: str) -> str:
-    """Return a factor's letter as HTML with subscripts: a table has too many formulas for a typesetter."""
+    """Return a factor's letter as HTML with subscripts: a table has too many formulas to draw each as one."""
     letters = re.sub(r"\\text\{(.*?)\}", r"\1", latex(name)).replace("\\,", " ").replace("\\%", "%")
     words = escape(tables.by_key("symbols").get(name, {}).get("meaning", name.replace("_", " ")))
     letters = re.sub(r"\^\{(.*?)\}", r"<sup>\1</sup>", letters)

@@ -11,8 +11,12 @@
   document.addEventListener("DOMContentLoaded", () => {
     label();
     const cells = document.getElementById("rendered_cells");
+    // a page is shown when its controls are there, all at once; one without any when its first output is
+    const outputs = [...cells.querySelectorAll('script[type="application/vnd.voila.cell-output+json"]')];
+    const controls = outputs.some((output) => output.text.includes("application/vnd.jupyter.widget-view+json"));
+    const awaited = controls ? ".jupyter-widgets" : ".jp-OutputArea-output:not(:has(> script))";
     const ready = () => {
-      if (!cells.querySelector(".memscape-page, .jp-OutputArea-output:not(:has(> script))")) return;
+      if (!cells.querySelector(awaited)) return;
       document.body.classList.add("ready");
       watch.disconnect();
     };
