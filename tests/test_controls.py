@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import json
@@ -116,14 +117,45 @@ def test_export_is_made_when_its_button_is_pressed_of_what_is_shown(monkeypatch)
     shown = controls.page((field,), lambda number: number, lambda _: {"answer": "1"}, outputs, None, exports)
     _, columns = shown.children
     monkeypatch.setattr(controls.Page, "send", lambda _page, content: sent.append(content))
-    good, bad = columns.children[1].children[-1].children[1].children
+    files = columns.children[1].children[-1]
     field.widget.value = 4
-    assert not made and good.description == "Download twice.csv"
-    good.click()
+    assert not made and files.names == ["twice.csv", "twice.json", "broken.json"]
+    files._handle_custom_msg({"name": "twice.csv"}, [])
     assert sent == [{"type": "download", "name": "twice.csv", "text": "8\n", "kind": "text/csv"}] and made == [4]
-    bad.click()
+    for nonsense in ({"name": "../secret.csv"}, {"name": ["twice.csv"]}, "twice.csv", {}, None):
+        files._handle_custom_msg(nonsense, [])
+    files._handle_custom_msg({"name": "broken.json"}, [])
     said = next(each for each in columns.children[0].children if "said" in each._dom_classes)
     assert controls.FAILED in said.value and len(sent) == 1
+
+
+def test_every_table_is_json_too_with_its_numbers():
+    """RFC 8259: a number is a number; a word that a spreadsheet would run is a word again."""
+    rows = [("llama", 5, 2.5), ("=1+1", -3, 1e-7)]
+    files = exports.with_json({"rows.csv": lambda _: exports.table(("name", "whole", "real"), rows), "answer.md": str})
+    assert [*files] == ["rows.csv", "rows.json", "answer.md"]
+    found = json.loads(files["rows.json"](None))
+    assert [tuple(each.values()) for each in found] == rows
+    assert [type(value) for value in found[0].values()] == [str, int, float]
+
+
+def test_what_takes_longer_follows_when_the_controls_have_come_to_rest():
+    """Three moves in quick succession: worked out once, from the last; until then the page says that it waits."""
+
+    async def moved():
+        field, made = controls.slider("number", "Number", (1, 2, 4, 8), 1), []
+        outputs = {"answer": controls.html("answer"), "rest": controls.html("card")}
+        later = {"rest": lambda result: made.append(result) or f"<p>{result}</p>"}
+        controls.page((field,), lambda number: number, lambda _: {"answer": "1"}, outputs, at_rest=later)
+        for number in (2, 4, 8):
+            field.widget.value = number
+        waited = not made and "waits" in outputs["rest"]._dom_classes
+        await asyncio.sleep(2 * controls.REST)
+        return waited, made, outputs["rest"]
+
+    waited, made, rest = asyncio.run(moved())
+    assert waited and made == [8]
+    assert rest.value == "<p>8</p>" and "waits" not in rest._dom_classes
 
 
 FILES = {"answer.md", "terms.csv", "answer.json"}

@@ -8,7 +8,7 @@ import pytest
 
 import memscape as ms
 from memscape import tables
-from memscape.planner import layout_of
+from memscape.planner import advice, layout_of
 
 H100 = "H100 SXM 80GB"
 CHAT = ms.Inference(sequences=16, prompt_tokens=8192)
@@ -128,6 +128,34 @@ def test_advice_saves_what_it_says_and_harms_least_first():
     less = ms.memory(found.model, replace(CHAT, kv_cache="fp8"), found.layout).total
     assert row.saves_bytes == found.held.total - less
     assert frame[frame.change == "weights in FP8"].devices.iloc[0] < found.devices
+
+
+def test_single_changes_of_one_device_say_which_makes_it_fit():
+    """What is saved is the difference of two answers of `ms.memory`; one device where the change fits, else none."""
+    model, asked = ms.model("llama-3.1-8b"), ms.Training(precision="bf16-mixed")
+    card, held = ms.accelerator(H100), ms.memory(model, asked)
+    found = {each.change: each for each in advice.on_one(model, asked, held, card)}
+    assert held.total > card.usable_bytes
+    changed = {words: option for words, _, option in advice.ways(asked)}
+    for words, each in found.items():
+        then = ms.memory(model, changed[words]).total
+        assert (each.saves_bytes, each.devices) == (held.total - then, int(then <= card.usable_bytes))
+    # the notebook about training: its highest moment is the update, where checkpointing changes nothing
+    assert found["8-bit states of AdamW"].devices == 1 and "gradient checkpointing of every layer" not in found
+
+
+def test_single_changes_of_a_layout_name_its_sharing_too():
+    """ZeRO, wider and longer layouts; each saves what two answers differ by, and says how many devices it takes."""
+    model, layout = ms.model("llama-3.1-70b"), ms.Layout(tensor=8, data=4)
+    asked, card = ms.Training(global_batch=32, precision="bf16-mixed", implementation="megatron"), ms.accelerator(H100)
+    held = ms.memory(model, asked, layout, card)
+    found = {each.change: each for each in advice.on_layout(model, asked, layout, held, card)}
+    shared = ms.memory(model, asked, replace(layout, zero=3, sharding="fsdp"), card).total
+    assert found["copies share weights too (ZeRO stage 3)"].saves_bytes == held.total - shared
+    longer = found["2 stages that share the layers"]
+    then = ms.memory(model, asked, replace(layout, pipeline=2), card).total
+    assert (longer.saves_bytes, longer.devices) == (held.total - then, 64 if then <= card.usable_bytes else 0)
+    assert [each.harm for each in found.values()] == sorted(each.harm for each in found.values())
 
 
 @pytest.mark.parametrize(

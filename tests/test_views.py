@@ -400,6 +400,19 @@ def test_formula_names_every_factor(name):
         assert f"{product:,}" == right == f"{term.amount:,}"
 
 
+@pytest.mark.parametrize("name, query", [
+    ("training", "model=llama-3.1-8b&training_precision=bf16-mixed"),
+    ("parallelism", "model=llama-3.1-70b&tensor=8&pipeline=1&data=1"),
+])  # fmt: skip
+def test_page_says_what_would_make_it_fit(name, query):
+    """Issue: at hand wherever a device can be too small; where all is well, what would need less."""
+    opened = Opened(name, query)
+    shown = opened.outputs["advice"].value
+    assert "does not fit" in opened.answer and "What would make it fit" in shown and "<td>" in shown
+    opened.fields["accelerator"].widget.value = "MI355X"
+    assert ("fits on" in opened.answer) is ("What would need less" in opened.outputs["advice"].value)
+
+
 def test_table_shows_every_term_and_the_total():
     cache = ms.kv_cache(ms.model("gemma-3-27b-text"), ms.Inference())
     shown = text.table(cache, "name")

@@ -39,7 +39,7 @@ class Lesson(VoilaMarkdownRenderer):  # type: ignore[misc]
 
     def block_math(self, body: str) -> str:
         """Return a formula on a line of its own."""
-        return mathml(body, alone=True)
+        return f"<div class='formula'>{mathml(body, alone=True)}</div>"
 
     def inline_math(self, body: str) -> str:
         """Return a formula within a line."""

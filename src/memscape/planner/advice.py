@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from memscape.breakdown import Breakdown
+from memscape.catalog import Accelerator
 from memscape.cluster import Cluster
 from memscape.cluster.placement import Search
 from memscape.cluster.server import placed
 from memscape.memory.timeline import memory
+from memscape.model import Model
+from memscape.parallelism import Layout, pipeline_degrees, tensor_degrees
 from memscape.problem import Problem
 from memscape.workload import Inference, Training
 
@@ -17,7 +22,10 @@ if TYPE_CHECKING:
 
 # what a change costs, in words
 HARM = ("hardly noticed", "slower", "less quality, or shorter")
+# what copies of a model share in each stage of ZeRO
+SHARED = ("nothing", "optimizer states", "gradients too", "weights too")
 Asked = Inference | Training
+Option = TypeVar("Option")
 
 
 @dataclass(frozen=True)
@@ -43,15 +51,76 @@ def advise(found: Cluster) -> pandas.DataFrame:
 
 def changes(found: Cluster) -> tuple[Change, ...]:
     """Return the rows of `advise`."""
+    return tried(
+        found.held,
+        ways(found.workload),
+        lambda asked: memory(found.model, asked, found.layout),
+        lambda asked, _held: _devices(found, asked),
+    )
+
+
+def tried(
+    held: Breakdown,
+    options: Iterable[tuple[str, int, Option]],
+    hold: Callable[[Option], Breakdown],
+    count: Callable[[Option, Breakdown], int],
+) -> tuple[Change, ...]:
+    """Return the options that need less than what is held, those that harm least first; what is refused has no row.
+
+    An option has words, its harm and what it is; `hold` returns what it needs, `count` the devices that then do.
+    """
     rows = []
-    for words, harm, asked in ways(found.workload):
+    for words, harm, option in options:
         try:
-            saved = int(found.held.total - memory(found.model, asked, found.layout).total)
+            then = hold(option)
         except Problem:
             continue
+        saved = int(held.total - then.total)
         if saved > 0:
-            rows.append(Change(words, harm, saved, _devices(found, asked)))
+            rows.append(Change(words, harm, saved, count(option, then)))
     return tuple(sorted(rows, key=lambda row: (row.harm, -row.saves_bytes)))
+
+
+def on_one(model: Model, asked: Asked, held: Breakdown, device: Accelerator) -> tuple[Change, ...]:
+    """Return single changes of what is asked of one device; `devices` is 1 where it then fits, else 0."""
+    return tried(
+        held,
+        ways(asked),
+        lambda changed: memory(model, changed),
+        lambda _changed, then: int(then.total <= device.usable_bytes),
+    )
+
+
+def on_layout(model: Model, asked: Asked, layout: Layout, held: Breakdown, device: Accelerator) -> tuple[Change, ...]:
+    """Return single changes of what is asked of many devices, or of how they share it; 0 `devices`: still no fit."""
+    asking: list[tuple[str, int, tuple[Asked, Layout]]] = [
+        (words, harm, (changed, layout)) for words, harm, changed in ways(asked)
+    ]
+    sharing = [(words, harm, (asked, other)) for words, harm, other in layouts(model, asked, layout)]
+    return tried(
+        held,
+        [*asking, *sharing],
+        lambda option: memory(model, option[0], option[1], device),
+        lambda option, then: int(option[1].devices) if then.total <= device.usable_bytes else 0,
+    )
+
+
+def layouts(model: Model, asked: Asked, layout: Layout) -> list[tuple[str, int, Layout]]:
+    """Return what can be changed of a layout, one thing at a time: words, harm, the changed layout."""
+    found = []
+    if layout.tensor > 1 and not layout.sequence_parallel:
+        found.append(("sequence parallelism", 0, replace(layout, sequence_parallel=True)))
+    if isinstance(asked, Training) and layout.data * layout.context > 1:
+        for stage in range(layout.zero + 1, 4):
+            shared = replace(layout, zero=stage, sharding="fsdp" if stage > 1 else "deepspeed")
+            found.append((f"copies share {SHARED[stage]} (ZeRO stage {stage})", int(stage > 1), shared))
+    wider = next((each for each in tensor_degrees(model) if each >= 2 * layout.tensor), None)
+    if wider:
+        found.append((f"{wider} devices that share each matrix", 1, replace(layout, tensor=wider)))
+    longer = 2 * layout.pipeline
+    if longer in pipeline_degrees(model):
+        found.append((f"{longer} stages that share the layers", 1, replace(layout, pipeline=longer, interleave=1)))
+    return found
 
 
 def _devices(found: Cluster, asked: Asked) -> int:

@@ -11,7 +11,7 @@ from memscape.catalog import MARKETED, Accelerator
 from memscape.cluster import RESERVE_PERCENT, Cluster
 from memscape.model import Model
 from memscape.planner import layout_of
-from memscape.planner.advice import Change, changes
+from memscape.planner.advice import changes
 from memscape.planner.plans import COLUMNS, candidates
 from memscape.problem import Problem
 from memscape.views import cluster_words as words
@@ -40,7 +40,6 @@ class Billed:
 
     bill: Cluster
     missed: str
-    advice: tuple[Change, ...]
     plan: tuple[dict[str, Any], ...]
 
 
@@ -64,8 +63,23 @@ def cluster() -> Any:
         controls.choice("pue", "PUE: power of the site over power of its servers", scenario.named(PUES), ""),
         controls.choice("rank", "Compare every accelerator", scenario.named(RANKS), ""),
     )
-    files = {"bill.csv": _bill_csv, "offers.csv": _offers_csv, "plan.csv": _plan_csv}
-    return controls.page(fields, _billed, _show, _outputs(), models.upload, files, legal, lambda seen: seen.bill.held)
+    files = {
+        "bill.csv": _bill_csv,
+        "offers.csv": _offers_csv,
+        "plan.csv": _plan_csv,
+        "changes.csv": lambda seen: exports.changes_table(changes(seen.bill)),
+    }
+    return controls.page(
+        fields,
+        _billed,
+        _show,
+        _outputs(),
+        models.upload,
+        files,
+        legal,
+        lambda seen: seen.bill.held,
+        {"advice": lambda seen: text.advice(seen.bill.devices, changes(seen.bill))},
+    )
 
 
 def _serving(legal: Steps) -> tuple[Control, ...]:
@@ -124,7 +138,7 @@ def _billed(
     count = own["devices"] if work == "serving" else ""
     bill, missed = _held_by(model, asked, accelerator, count, known)
     plan = _plan(model, asked, accelerator, rank, known) if rank else ()
-    return Billed(bill, missed, changes(bill), tuple(plan))
+    return Billed(bill, missed, tuple(plan))
 
 
 def _held_by(
@@ -186,8 +200,6 @@ def _show(seen: Billed) -> dict[str, Any]:
         "answer": words.answer(bill, seen.missed),
         "bar": (figures.memory_bar(bill.held, capacity, 1, name), text.described(bill.held, f"The busiest {name}")),
         "summary": f"<h2>In short</h2>{words.summary(bill)}",
-        "advice": f"<h2>What would need less</h2><p>One change at a time, the least harm first.</p>"
-        f"{text.advice(bill.devices, seen.advice)}",
         "offers": f"<h2>Cloud instances that hold it</h2>{words.offers(bill)}",
         "plan": f"<h2>Every accelerator</h2>{words.everywhere(seen.plan)}" if seen.plan else "",
         "tiles_words": f"<h2>The devices</h2><p>{words.devices_of(bill)}</p>{text.legend([bill.held])}",

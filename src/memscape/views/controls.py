@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,7 +30,7 @@ from memscape.problem import Problem, unknown
 from memscape.readers import LARGEST_CONFIG
 from memscape.views import address
 from memscape.views.charts import Chart
-from memscape.views.exports import Answer, Exports, Page, answer_files, buttons, kind_of
+from memscape.views.exports import Answer, Exports, Files, Page, answer_files, kind_of, with_json
 from memscape.views.looks import made, own_layout
 
 
@@ -45,6 +46,8 @@ Terms = Callable[[Any], Breakdown | Mapping[str, Breakdown]]
 Take = Callable[[str, int, bytes], None]
 UNITS = (("GB, of 10⁹ bytes", "GB"), ("GiB, of 2³⁰ bytes", "GiB"))
 LONGEST_NAME = 80
+REST = 0.3  # seconds without a move
+WAITS = "<p>Being worked out…</p>"
 FAILED = "This could not be computed; other settings may work."
 
 
@@ -146,6 +149,7 @@ def page(
     exports: Exports | None = None,
     steps: Adapting | None = None,
     terms: Terms | None = None,
+    at_rest: Mapping[str, Callable[[Any], str]] | None = None,
 ) -> Any:
     """Return the page, with a result before anything is touched; settings in the address come first.
 
@@ -153,10 +157,13 @@ def page(
     page hands out, by name: `{"parts.csv": function}`, where `function(result)` returns the text, when it is asked for.
     `steps` adapts sliders to the other controls before each calculation, and says what it had to move. `terms` gives
     the breakdown that the answer rests on, or several by name; it is then handed out in words, as a table, as data.
+    `at_rest` are outputs that take longer than a slider may wait: they follow when the controls have come to rest.
     """
-    loop = _Loop(fields, calculate, show, outputs, exports or {}, steps)
-    if terms:
-        loop.exports = answer_files(partial(loop.answer, terms)) | loop.exports
+    loop = _Loop(fields, calculate, show, outputs, exports or {}, steps, at_rest or {})
+    files = answer_files(partial(loop.answer, terms)) if terms else {}
+    loop.exports = with_json(files | loop.exports)
+    for name in loop.at_rest:
+        outputs[name].value = WAITS
     loop.start()
     for field in loop.fields:
         field.widget.observe(loop.refresh, names="value")
@@ -176,12 +183,15 @@ class _Loop:
         outputs: Mapping[str, Any],
         exports: Exports,
         steps: Adapting | None,
+        at_rest: Mapping[str, Callable[[Any], str]],
     ) -> None:
         self.unit = replace(choice("unit", "Show memory in", UNITS, "GB"), passed=False)
         self.name = replace(text("name", "Name of this scenario", LONGEST_NAME), passed=False)
         self.fields, self.calculate, self.show = (*fields, self.unit, self.name), calculate, show
         self.outputs = {"scenario": html("scenario-name"), **outputs}
         self.exports, self.steps, self.result = dict(exports), steps, None
+        self.at_rest = at_rest
+        self.waiting: asyncio.TimerHandle | None = None
         self.adapting = False
         self.asked = address.read()
         self.memory, self.said = made(Page), html("said")
@@ -235,7 +245,29 @@ class _Loop:
         shown = {**shown, "scenario": f"<p class='scenario'>{escape(named)}</p>" if named else ""}
         for name, value in shown.items():
             _put(self.outputs[name], value)
+        self.finish_later()
         return ""
+
+    def finish_later(self) -> None:
+        """Show the rest when the controls have not moved for a moment; at once where nothing runs that could wait."""
+        if self.waiting:
+            self.waiting.cancel()
+        try:
+            self.waiting = asyncio.get_running_loop().call_later(REST, self.finish)
+        except RuntimeError:
+            return self.finish()
+        for name in self.at_rest:
+            self.outputs[name].add_class("waits")
+
+    def finish(self) -> None:
+        """Show what takes longer."""
+        with units.shown_in(self.unit.value):
+            for name, show in self.at_rest.items():
+                try:
+                    self.outputs[name].value = show(self.result)
+                except Exception as failure:
+                    self.outputs[name].value = _alert(_words(failure))
+                self.outputs[name].remove_class("waits")
 
     def hand_out(self, name: str) -> None:
         """Give the reader a file of what is shown."""
@@ -312,8 +344,8 @@ def _laid_out(loop: _Loop, upload: Upload | None) -> Any:
         output.add_class(f"output-{name}")
     first, *others = (field.widget for field in loop.fields)
     settings = made(widgets.VBox, children=[first, *([upload] if upload else []), loop.said, *others])
-    files = buttons(loop.exports, loop.hand_out)
-    results = made(widgets.VBox, children=[*loop.outputs.values(), *([files] if files else [])])
+    files = [Files(loop.exports, loop.hand_out)] if loop.exports else []
+    results = made(widgets.VBox, children=[*loop.outputs.values(), *files])
     columns = made(widgets.Box, children=[_styled(settings, "controls"), _styled(results, "results")])
     return _styled(made(widgets.VBox, children=[loop.memory, _styled(columns, "columns")]), "memscape-page")
 

@@ -15,17 +15,16 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import anywidget
-import ipywidgets as widgets
 import traitlets
 
 from memscape import units
 from memscape.breakdown import Breakdown, Quantity, Term
-from memscape.views.looks import made
+from memscape.planner.advice import HARM, Change
+from memscape.views.looks import looks
 from memscape.views.text import name_of
 
 Exports = Mapping[str, Callable[[Any], str]]
 KINDS = {"csv": "text/csv", "json": "application/json", "md": "text/markdown"}
-WORDS = "<h2>Take it along</h2><p>These files hold what is shown now, each number with its unit.</p>"
 # one style sheet for cards and tables: Voilà links it, a notebook gets it with the widget
 STYLE_SHEET = Path(__file__).parents[1] / "dashboard/share/jupyter/voila/templates/memscape/static/cards.css"
 
@@ -42,15 +41,24 @@ class Page(anywidget.AnyWidget):
         self.send({"type": "download", "name": name, "text": text, "kind": kind})
 
 
-def buttons(exports: Exports, hand_out: Callable[[str], None]) -> Any:
-    """Return a card with a button for each file, which calls `hand_out` with its name; None without files."""
-    if not exports:
-        return None
-    row = made(widgets.Box, children=[_button(name, hand_out) for name in exports])
-    row.add_class("exports")
-    card = made(widgets.VBox, children=[made(widgets.HTML, value=WORDS), row])
-    card.add_class("card")
-    return card
+class Files(anywidget.AnyWidget):
+    """A button for each file that a page hands out; its text is made when it is pressed."""
+
+    _esm = Path(__file__).with_name("files.js")
+    names: Any = traitlets.List().tag(sync=True)
+
+    def __init__(self, exports: Exports, hand_out: Callable[[str], None]) -> None:
+        """Take the files by name, and what is called with the name of one that is asked for."""
+        super().__init__(**looks(Files), names=[*exports])
+        self.hand_out = hand_out
+        self.add_class("card")
+        self.on_msg(self._asked)
+
+    def _asked(self, _widget: Any, content: Any, _buffers: Any) -> None:
+        """Hand out a file; a name that is none of ours is not answered."""
+        name = content.get("name") if type(content) is dict else None
+        if type(name) is str and name in self.names:
+            self.hand_out(name)
 
 
 def kind_of(name: str) -> str:
@@ -58,14 +66,29 @@ def kind_of(name: str) -> str:
     return KINDS.get(name.rpartition(".")[2], "text/plain")
 
 
-def _button(name: str, hand_out: Callable[[str], None]) -> Any:
-    button = made(widgets.Button, description=f"Download {name}", tooltip="")
-    button.on_click(partial(_pressed, hand_out, name))
-    return button
+def with_json(exports: Exports) -> dict[str, Callable[[Any], str]]:
+    """Return files, and each table as JSON too, which follows it."""
+    every: dict[str, Callable[[Any], str]] = {}
+    for name, text in exports.items():
+        stem, _, kind = name.rpartition(".")
+        every[name] = text
+        if kind == "csv" and f"{stem}.json" not in exports:
+            every[f"{stem}.json"] = partial(_rows_of, text)
+    return every
 
 
-def _pressed(hand_out: Callable[[str], None], name: str, _button: Any) -> None:
-    hand_out(name)
+def _rows_of(text: Callable[[Any], str], result: Any) -> str:
+    """A table as a list of objects; what is a number in it is one here."""
+    rows = csv.DictReader(io.StringIO(text(result)))
+    return json.dumps([{name: _valued(cell) for name, cell in row.items()} for row in rows], indent=2) + "\n"
+
+
+def _valued(cell: str) -> Any:
+    if re.fullmatch(r"-?\d+", cell):
+        return int(cell)
+    if re.fullmatch(r"-?\d+(\.\d+)?(e[+-]?\d+)?", cell):
+        return float(cell)
+    return cell[1:] if re.match("'[=+@-]", cell) else cell
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -224,6 +247,12 @@ def _side(terms: Breakdown) -> dict[str, Any]:
         ],
         "notes": list(terms.notes),
     }
+
+
+def changes_table(changes: Iterable[Change]) -> str:
+    """Return single changes as CSV, with what they save."""
+    head = ("change", "harm", "saves (bytes)", "devices then")
+    return table(head, ((each.change, HARM[each.harm], each.saves_bytes, each.devices) for each in changes))
 
 
 def sums_table(what: str, sums: Mapping[str, Breakdown], by: str = "phase") -> str:

@@ -9,7 +9,5 @@ from latex2mathml.converter import convert
 
 @lru_cache(maxsize=1024)
 def mathml(latex: str, alone: bool = False) -> str:
-    """Return a formula in LaTeX as MathML; `alone` is for one on a line of its own, which may scroll sideways."""
-    if not alone:
-        return convert(latex)
-    return f"<div class='formula'>{convert(latex, display='block')}</div>"
+    """Return a formula in LaTeX as MathML; `alone` is for one on a line of its own."""
+    return str(convert(latex, display="block" if alone else "inline"))

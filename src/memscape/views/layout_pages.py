@@ -26,6 +26,7 @@ from memscape.parallelism import (
 )
 from memscape.performance import TrainingTime
 from memscape.performance.traffic import traffic
+from memscape.planner.advice import Change, on_layout
 from memscape.problem import Problem
 from memscape.views import controls, devices, exports, scenario, text
 from memscape.views.charts import Chart
@@ -85,8 +86,31 @@ def parallelism() -> Any:
         recomputed,
         *scenario.accelerator(),
     )
-    files = {"stages.csv": _stages_csv, "traffic.csv": lambda seen: exports.terms_table(seen.sent)}
-    return controls.page(fields, _spread, _show, _outputs(), models.upload, files, steps=legal, terms=_busiest)
+    files = {
+        "stages.csv": _stages_csv,
+        "traffic.csv": lambda seen: exports.terms_table(seen.sent),
+        "changes.csv": lambda seen: exports.changes_table(_changes(seen)),
+    }
+    return controls.page(
+        fields,
+        _spread,
+        _show,
+        _outputs(),
+        models.upload,
+        files,
+        steps=legal,
+        terms=_busiest,
+        at_rest={"advice": _advice},
+    )
+
+
+def _advice(seen: Spread) -> str:
+    fits = _busiest(seen).total <= seen.device.usable_bytes
+    return text.advice(int(seen.layout.devices) if fits else 0, _changes(seen))
+
+
+def _changes(seen: Spread) -> tuple[Change, ...]:
+    return on_layout(seen.model, seen.asked, seen.layout, _busiest(seen), seen.device)
 
 
 def _stages_csv(seen: Spread) -> str:
@@ -98,6 +122,7 @@ def _outputs() -> dict[str, Any]:
         "answer": controls.html("answer"),
         "tiles_words": controls.html("caption"),
         "tiles": Chart(height=430),
+        "advice": controls.html("card"),
         "heat_words": controls.html("caption"),
         "heat": Chart(height=300),
         "stages": controls.html("card"),

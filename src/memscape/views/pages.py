@@ -14,8 +14,7 @@ from memscape.catalog import Accelerator, cache_precision, common_precisions
 from memscape.cluster import RESERVE_PERCENT
 from memscape.memory.weights import quantised_groups, title
 from memscape.model import Model, scaled
-from memscape.planner.advice import HARM, Change, ways
-from memscape.problem import Problem
+from memscape.planner.advice import Change, tried, ways
 from memscape.views import controls, exports, figures, scenario, text
 from memscape.views.charts import Chart
 from memscape.views.steps import Steps
@@ -80,7 +79,7 @@ class Overview:
     served: Breakdown
     device: Accelerator
     devices: int
-    advice: tuple[Change, ...]
+    reserve: int
 
 
 def index() -> Any:
@@ -105,14 +104,20 @@ def index() -> Any:
     }
     files = {"changes.csv": _changes_csv}
     return controls.page(
-        fields, _overview, _show_overview, outputs, models.upload, files, steps=legal, terms=lambda seen: seen.served
+        fields,
+        _overview,
+        _show_overview,
+        outputs,
+        models.upload,
+        files,
+        steps=legal,
+        terms=lambda seen: seen.served,
+        at_rest={"advice": lambda seen: text.advice(seen.devices, _changes(seen))},
     )
 
 
 def _changes_csv(seen: Overview) -> str:
-    head = ("change", "harm", "saves (bytes)", "devices then")
-    rows = ((each.change, HARM[each.harm], each.saves_bytes, each.devices) for each in seen.advice)
-    return exports.table(head, rows)
+    return exports.changes_table(_changes(seen))
 
 
 def _overview(
@@ -123,23 +128,17 @@ def _overview(
         asked = replace(asked, output_tokens=tokens)
     served = ms.memory(model, asked)
     devices = ms.fewest_devices(served, accelerator, reserve)
-    return Overview(model, asked, served, accelerator, devices, _changes(model, asked, served, accelerator, reserve))
+    return Overview(model, asked, served, accelerator, devices, reserve)
 
 
-def _changes(
-    model: Model, asked: Inference, served: Breakdown, device: Accelerator, reserve: int
-) -> tuple[Change, ...]:
+def _changes(seen: Overview) -> tuple[Change, ...]:
     """Single changes that need less in all, the least harm first, and the devices that hold it then at least."""
-    found = []
-    for words, harm, changed in ways(asked):
-        try:
-            held = ms.memory(model, changed)
-        except Problem:
-            continue
-        if held.total < served.total:
-            saved = int(served.total - held.total)
-            found.append(Change(words, harm, saved, int(ms.fewest_devices(held, device, reserve))))
-    return tuple(sorted(found, key=lambda change: (change.harm, -change.saves_bytes)))
+    return tried(
+        seen.served,
+        ways(seen.asked),
+        lambda changed: ms.memory(seen.model, changed),
+        lambda _changed, held: int(ms.fewest_devices(held, seen.device, seen.reserve)),
+    )
 
 
 def _show_overview(seen: Overview) -> dict[str, Any]:
@@ -149,8 +148,6 @@ def _show_overview(seen: Overview) -> dict[str, Any]:
         "answer": _headline(seen),
         "bar": (bar, text.described(served, f"{seen.devices} × {device.name}")),
         "parts": f"<h2>What it is made of</h2><p>Open a part to see its terms.</p>{text.table(served)}",
-        "advice": f"<h2>What would need less</h2><p>One change at a time, the least harm first.</p>"
-        f"{text.advice(seen.devices, seen.advice)}",
         "notes": text.notes(_remarks(seen)),
     }
 

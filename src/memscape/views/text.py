@@ -30,6 +30,10 @@ GROUP_NAMES = {
     "lm_head": "Output head",
     "other": "Other",
 }
+NONE_FITS = (
+    "None of them is enough alone: <a href='07_what_if.ipynb'>What if</a> tries several together, "
+    "<a href='06_cluster.ipynb'>Cluster</a> finds the devices that hold it."
+)
 LONGEST_NAME = 16  # letters of a name that still stands in the same line as its formula
 
 
@@ -66,14 +70,15 @@ def formula(breakdown: Breakdown, left: str = "") -> Html:
     for term in breakdown.terms:
         names.setdefault(term.formula, []).append(term.name)
     alone = [left or breakdown.unit] if len(names) == 1 else None
-    return Html("".join(_formula_line(", ".join(alone or each), product) for product, each in names.items()))
+    lines = (_formula_line(", ".join(alone or each), product) for product, each in names.items())
+    return Html("".join(f"<div class='formula'>{line}</div>" for line in lines))
 
 
 def _formula_line(words: str, product: str) -> str:
     """One formula; words that would make it wider than a phone stand before it, where they can wrap."""
     if len(words) <= LONGEST_NAME:
         return mathml(rf"\text{{{words}}} = {product}", alone=True)
-    return f"<p>{escape(words)}:</p>{mathml(product, alone=True)}"
+    return f"{escape(words)}: {mathml(product, alone=True)}"
 
 
 def worked_example(breakdown: Breakdown) -> Html:
@@ -230,7 +235,10 @@ def simple_table(head: Sequence[str], rows: Iterable[Sequence[str]], kind: str) 
 
 
 def advice(now: int, changes: Sequence[Change]) -> Html:
-    """Return single changes with what they save, and the devices that would then do in place of those now."""
+    """Return single changes with what they save, and the devices that would then do in place of those now.
+
+    0 devices now: it does not fit.
+    """
     rows = [
         (
             f"{escape(each.change[:1].upper() + each.change[1:])}<br><small>{HARM[each.harm]}</small>",
@@ -239,13 +247,16 @@ def advice(now: int, changes: Sequence[Change]) -> Html:
         )
         for each in changes
     ]
+    head = f"<h2>{'What would need less' if now else 'What would make it fit'}</h2>"
     if not rows:
-        return Html("<p>No single change of those known needs less.</p>")
-    return simple_table(("Change, and its price", "Saves", "Would do"), rows, "compared wraps")
+        return Html(f"{head}<p>No single change of those known needs less.</p>")
+    shown = simple_table(("Change, and its price", "Saves", "Would do"), rows, "compared wraps")
+    none = "" if now or any(each.devices for each in changes) else f"<p>{NONE_FITS}</p>"
+    return Html(f"{head}<p>One change at a time, the least harm first.</p>{shown}{none}")
 
 
 def _then(now: int, devices: int) -> str:
     if not devices:
         return "does not fit alone"
     words = f"{devices:,} device{'s' if devices > 1 else ''}"
-    return f"<b>{words}</b>" if devices < now else words
+    return f"<b>{words}</b>" if devices < now or not now else words

@@ -14,6 +14,7 @@ from memscape.catalog import Accelerator
 from memscape.memory.rules_of_thumb import room
 from memscape.memory.training_states import check
 from memscape.model import Model
+from memscape.planner.advice import Change, on_one
 from memscape.views import controls, courses, exports, figures, scenario, text
 from memscape.views.charts import Chart
 from memscape.views.steps import Steps
@@ -80,8 +81,17 @@ def training() -> Any:
         models.upload,
         steps=legal,
         terms=_highest,
-        exports={"course.csv": _course_csv, "optimizers.csv": _optimizers_csv},
+        exports={
+            "course.csv": _course_csv,
+            "optimizers.csv": _optimizers_csv,
+            "changes.csv": lambda seen: exports.changes_table(_changes(seen)),
+        },
+        at_rest={"advice": lambda seen: text.advice(int(seen.left >= 0), _changes(seen))},
     )
+
+
+def _changes(seen: Trained) -> tuple[Change, ...]:
+    return on_one(seen.model, seen.asked, _highest(seen), seen.device)
 
 
 def _highest(seen: Trained) -> Breakdown:
@@ -102,6 +112,7 @@ def _outputs() -> dict[str, Any]:
         "answer": controls.html("answer"),
         "fit": controls.html("caption"),
         "bar": Chart(height=130),
+        "advice": controls.html("card"),
         "steps": controls.html("caption"),
         "course": Chart(height=390),
         "moments": controls.html("card"),
