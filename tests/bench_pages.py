@@ -85,7 +85,7 @@ SLIDING = """() => {
 QUIET = "() => performance.now() - Math.max(slid.last, slid.pressed) > 250"
 # stock Voilà's page asks other hosts for style sheets, and would wait for them
 ALONE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost"
-TIMES, STEPS, WHOLE_STEPS, DRAG_SECONDS = 3, 36, 20, 2.0
+TIMES, PAIRS, STEPS, WHOLE_STEPS, DRAG_SECONDS = 3, 4, 36, 20, 2.0
 
 
 def measure() -> None:
@@ -148,26 +148,39 @@ def _opening(browser, url: str, process: psutil.Process, names: list[str], stock
 
 
 def _ahead(browser, url: str, process: psutil.Process, names: list[str]) -> None:
-    """Print when each page is usable whose kernel was there before its visitor."""
-    print("\nseconds until a page is usable, kernels preheated (one for each page)")
-    print(f"{'page':<16}{'cold':>6}{'ratio':>7}")
-    empty = _opened(browser, url, process, "empty", ahead=True)
-    for name in ("empty", *names):
-        seen = empty if name == "empty" else _opened(browser, url, process, name, ahead=True)
-        print(f"{name:<16}{seen['cold']:>6.2f}{seen['cold'] / empty['cold']:>7.2f}")
+    """Print when each page is usable whose kernel was there before its visitor.
+
+    What is to be seen is smaller than what a shared machine slows down by from one minute to the next, so every visit
+    has one of the empty page beside it; the ratio is the median over these pairs.
+    """
+    print("\nseconds until a page is usable, kernels preheated (one for each page), and the empty page in turn with it")
+    print(f"{'page':<16}{'cold':>6}{'empty':>7}{'ratio':>7}")
+    for name in names:
+        pairs = [_pair(browser, url, process, name) for _ in range(PAIRS + 1)][1:]
+        own, empty = (statistics.median(column) for column in zip(*pairs, strict=True))
+        print(f"{name:<16}{own:>6.2f}{empty:>7.2f}{statistics.median(one / other for one, other in pairs):>7.2f}")
     print("budget: 1.2 times the empty page")
 
 
-def _opened(browser, url: str, process: psutil.Process, name: str, ahead: bool = False) -> dict[str, float]:
+def _pair(browser, url: str, process: psutil.Process, name: str) -> tuple[float, float]:
+    """When a page is usable, and the empty one right after it."""
+    seen = []
+    for each in (name, "empty"):
+        _rest(process, ahead=True)
+        seen.append(_visit(browser, url, process, each)["cold"])
+    return seen[0], seen[1]
+
+
+def _opened(browser, url: str, process: psutil.Process, name: str) -> dict[str, float]:
     """The medians of some visits, after one that warms the server."""
     seen = []
     for _ in range(TIMES + 1):
-        _rest(process, ahead)
+        _rest(process)
         seen.append(_visit(browser, url, process, name))
     return {figure: statistics.median(each[figure] for each in seen[1:]) for figure in seen[0]}
 
 
-def _rest(process: psutil.Process, ahead: bool) -> None:
+def _rest(process: psutil.Process, ahead: bool = False) -> None:
     """Wait until a server has nothing to do; one that starts kernels ahead begins a little after a visit."""
     quiet = 0
     time.sleep(3.5 if ahead else 0.2)

@@ -129,6 +129,18 @@ def test_export_is_made_when_its_button_is_pressed_of_what_is_shown(monkeypatch)
     assert controls.FAILED in said.value and len(sent) == 1
 
 
+def test_widgets_of_a_page_share_what_they_look_like():
+    """Each style and layout is a message and an object more; a control that can be hidden has its own."""
+    opened = Opened("training")
+    fields, rank = opened.fields.values(), opened.fields["lora_rank"].widget
+    assert {id(each.widget.layout) for each in fields} == {id(opened.outputs["answer"].layout), id(rank.layout)}
+    sliders = [each.widget for each in fields if type(each.widget) is type(rank)]
+    assert len(sliders) == 3 and len({id(each.style) for each in sliders}) == 1
+    closed = rank.style
+    closed.close()
+    assert Opened("training").fields["lora_rank"].widget.style is not closed
+
+
 def test_every_table_is_json_too_with_its_numbers():
     """RFC 8259: a number is a number; a word that a spreadsheet would run is a word again."""
     rows = [("llama", 5, 2.5), ("=1+1", -3, 1e-7)]

@@ -157,6 +157,27 @@ def test_opened_part_shows_formula_numbers_and_source_and_stays_open(visit):
     seen.until("() => document.querySelector('details[open] .terms')?.innerText.includes('16,384')")
 
 
+def test_formulas_are_drawn_by_the_browser(visit):
+    """What is LaTeX in a notebook is MathML on its page: no sign of LaTeX is read, no typesetter's font is fetched."""
+    seen = visit(390).open("02_activations")
+    lesson = seen.tab.evaluate("[...document.querySelectorAll('.jp-RenderedMarkdown')].map((each) => each.innerText)")
+    assert "$" not in "".join(lesson) and "\\cdot" not in "".join(lesson)
+    assert seen.tab.locator(".jp-RenderedMarkdown math").count() > 10 and seen.tab.locator(".symbols math").count() > 5
+    assert not seen.tab.evaluate("performance.getEntriesByType('resource').some(({ name }) => name.includes('.woff'))")
+    assert seen.complaints == []
+
+
+def test_advice_follows_the_controls(visit):
+    """What would make it fit is worked out when a slider has come to rest, and is then about what is shown."""
+    seen = visit().open("04_training", "model=llama-3.1-8b&training_precision=bf16-mixed")
+    seen.until("() => document.querySelector('.output-advice').innerText.includes('What would make it fit')")
+    seen.tab.get_by_label("Optimizer", exact=True).select_option(label="SGD")
+    seen.until("() => document.querySelector('.output-advice').innerText.includes('What would need less')")
+    seen.until("() => !document.querySelector('.waits')")
+    assert "fits on one" in seen.answer
+    assert seen.complaints == []
+
+
 def test_theme_switch_is_kept(visit):
     seen = visit().open("index")
     before = seen.tab.evaluate("document.documentElement.dataset.theme")

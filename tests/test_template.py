@@ -84,6 +84,13 @@ def test_both_themes_name_the_same_colours():
     assert set(_palette("light")) == set(_palette("dark"))
 
 
+def test_script_of_voila_comes_after_what_it_reads():
+    """Voilà 0.5: its script reads `jupyter-config-data` as it starts; without it, it looks in the wrong folder."""
+    page = (TEMPLATE / "index.html.j2").read_text(encoding="utf-8")
+    (script,) = re.findall(r"<script src=.*main_js.*async></script>", page)
+    assert page.index("block any_cell") < page.index(script) < page.index("endblock any_cell")
+
+
 def test_menu_leads_to_every_notebook():
     """A notebook that nobody can reach, or a link to none, is a mistake in the template's list."""
     listed = re.findall(r"\('([\w]+)', '[^']+'\)", (TEMPLATE / "index.html.j2").read_text(encoding="utf-8"))
