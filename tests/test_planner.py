@@ -152,10 +152,19 @@ def test_single_changes_of_a_layout_name_its_sharing_too():
     found = {each.change: each for each in advice.on_layout(model, asked, layout, held, card)}
     shared = ms.memory(model, asked, replace(layout, zero=3, sharding="fsdp"), card).total
     assert found["copies share weights too (ZeRO stage 3)"].saves_bytes == held.total - shared
-    longer = found["2 stages that share the layers"]
+    longer = found["layers shared by 2 stages, not 1"]
     then = ms.memory(model, asked, replace(layout, pipeline=2), card).total
     assert (longer.saves_bytes, longer.devices) == (held.total - then, 64 if then <= card.usable_bytes else 0)
     assert [each.harm for each in found.values()] == sorted(each.harm for each in found.values())
+
+
+@pytest.mark.parametrize("optimizer", [row["name"] for row in tables.rows("optimizers")])
+def test_every_optimizer_has_changes_to_try(optimizer):
+    """A change that cannot be made of it is left out; the others are there."""
+    words = [each for each, _, _ in advice.ways(ms.Training(optimizer=optimizer))]
+    fused = "fused" in tables.by_key("optimizers")[optimizer]["updates"].split()
+    assert ("an optimizer update in one fused kernel" in words) is fused
+    assert "QLoRA adapters on 4-bit weights" in words
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,10 @@ from typing import Any
 
 PACKAGE = Path(__file__).parents[1]
 SHARE = Path(__file__).parent / "share" / "jupyter"
-NEEDED = ("voila", "ipykernel", "ipywidgets", "anywidget", "plotly")
+NEEDED = ("voila", "ipykernel", "ipywidgets", "anywidget", "plotly", "latex2mathml")
 MISSING = 'the pages need {}; install them with: pip install "memscape[dashboard]"'
 WIDGETS = "@jupyter-widgets/jupyterlab-manager/static"
-SMALL = 1000  # bytes
+SMALL = 1000  # bytes; what is smaller only names other scripts, and may not be asked for
 # Voilà would load these for nothing: plotly's own renderer and a highlighter of code that is not shown
 UNUSED_EXTENSIONS = ["jupyterlab-plotly", "jupyterlab_pygments"]
 
@@ -37,7 +37,7 @@ def configuration() -> Any:
     voila.allow_theme_override = voila.allow_template_override = "NO"
     voila.file_allowlist = []
     voila.extension_denylist = UNUSED_EXTENSIONS
-    voila.page_config_hook = told
+    voila.page_config_hook = page_config
     settings.VoilaExporter.markdown_renderer_class = "memscape.dashboard.site.Lesson"
     voila.multi_kernel_manager_class = "memscape.dashboard.kernels.CappedKernels"
     settings.MappingKernelManager.cull_idle_timeout = 600
@@ -49,9 +49,9 @@ def configuration() -> Any:
     return settings
 
 
-def told(page_config: dict[str, Any], base_url: str, **_rest: Any) -> dict[str, Any]:
+def page_config(usual: dict[str, Any], base_url: str, **_rest: Any) -> dict[str, Any]:
     """Return what Voilà tells a page: MathJax is a script that does nothing, and what widgets need is fetched ahead."""
-    return page_config | {
+    return usual | {
         "fullMathjaxUrl": f"{base_url}voila/templates/memscape/static/typesetter.js",
         "mathjaxConfig": "none",
         "ahead": [f"{base_url}voila/labextensions/{WIDGETS}/{name}" for name in _scripts_of_widgets()],
@@ -60,7 +60,7 @@ def told(page_config: dict[str, Any], base_url: str, **_rest: Any) -> dict[str, 
 
 @lru_cache(maxsize=1)
 def _scripts_of_widgets() -> tuple[str, ...]:
-    """The scripts that a page asks for one by one as it finds out what it holds; those of no size it may not need."""
+    """The scripts that a page asks for one by one as it finds out what it holds."""
     from jupyter_core.paths import jupyter_path
 
     folders = (Path(path, WIDGETS) for path in jupyter_path("labextensions"))

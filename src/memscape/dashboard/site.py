@@ -35,7 +35,10 @@ class Script(RequestHandler):
 
 
 class Lesson(VoilaMarkdownRenderer):  # type: ignore[misc]
-    """The text of a notebook as HTML; what is LaTeX in it, as JupyterLab reads it, is MathML on a page."""
+    """The text of a notebook as HTML; what is LaTeX in it, as JupyterLab reads it, is MathML on a page.
+
+    Not for: LaTeX that latex2mathml does not know; a test goes through the formulas of all notebooks.
+    """
 
     def block_math(self, body: str) -> str:
         """Return a formula on a line of its own."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from memscape.breakdown import Breakdown
 from memscape.catalog import Accelerator
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 # what a change costs, in words
 HARM = ("hardly noticed", "slower", "less quality, or shorter")
 # what copies of a model share in each stage of ZeRO
-SHARED = ("nothing", "optimizer states", "gradients too", "weights too")
+SHARED = {1: "optimizer states", 2: "gradients too", 3: "weights too"}
 Asked = Inference | Training
-Option = TypeVar("Option")
+Option = tuple[str, int, dict[str, Any]]  # words, harm (a place in HARM), the values that are changed
+Tried = TypeVar("Tried")
 
 
 @dataclass(frozen=True)
@@ -61,9 +62,9 @@ def changes(found: Cluster) -> tuple[Change, ...]:
 
 def tried(
     held: Breakdown,
-    options: Iterable[tuple[str, int, Option]],
-    hold: Callable[[Option], Breakdown],
-    count: Callable[[Option, Breakdown], int],
+    options: Iterable[tuple[str, int, Tried]],
+    hold: Callable[[Tried], Breakdown],
+    count: Callable[[Tried, Breakdown], int],
 ) -> tuple[Change, ...]:
     """Return the options that need less than what is held, those that harm least first; what is refused has no row.
 
@@ -107,20 +108,26 @@ def on_layout(model: Model, asked: Asked, layout: Layout, held: Breakdown, devic
 
 def layouts(model: Model, asked: Asked, layout: Layout) -> list[tuple[str, int, Layout]]:
     """Return what can be changed of a layout, one thing at a time: words, harm, the changed layout."""
-    found = []
+    options: list[Option] = []
     if layout.tensor > 1 and not layout.sequence_parallel:
-        found.append(("sequence parallelism", 0, replace(layout, sequence_parallel=True)))
+        options.append(("sequence parallelism", 0, {"sequence_parallel": True}))
     if isinstance(asked, Training) and layout.data * layout.context > 1:
-        for stage in range(layout.zero + 1, 4):
-            shared = replace(layout, zero=stage, sharding="fsdp" if stage > 1 else "deepspeed")
-            found.append((f"copies share {SHARED[stage]} (ZeRO stage {stage})", int(stage > 1), shared))
+        options += [
+            (f"copies share {SHARED[stage]} (ZeRO stage {stage})", int(stage > 1), zero(stage))
+            for stage in range(layout.zero + 1, 4)
+        ]
     wider = next((each for each in tensor_degrees(model) if each >= 2 * layout.tensor), None)
     if wider:
-        found.append((f"{wider} devices that share each matrix", 1, replace(layout, tensor=wider)))
+        options.append((f"each matrix shared by {wider} devices, not {layout.tensor}", 1, {"tensor": wider}))
     longer = 2 * layout.pipeline
     if longer in pipeline_degrees(model):
-        found.append((f"{longer} stages that share the layers", 1, replace(layout, pipeline=longer, interleave=1)))
-    return found
+        options.append((f"layers shared by {longer} stages, not {layout.pipeline}", 1, {"pipeline": longer}))
+    return _changed(layout, options)
+
+
+def zero(stage: int) -> dict[str, Any]:
+    """Return the values of a layout for a stage of ZeRO, sharded by the library that is usual for it."""
+    return {"zero": stage, "sharding": "fsdp" if stage > 1 else "deepspeed"}
 
 
 def _devices(found: Cluster, asked: Asked) -> int:
@@ -133,29 +140,41 @@ def _devices(found: Cluster, asked: Asked) -> int:
 
 def ways(workload: Asked) -> list[tuple[str, int, Asked]]:
     """Return what can be changed, one thing at a time: words, harm (a place in HARM), the changed workload."""
-    if isinstance(workload, Training):
-        return _of_training(workload)
-    half = replace(workload, sequences=max(1, workload.sequences // 2))
+    return _changed(workload, _of_training(workload) if isinstance(workload, Training) else _of_serving(workload))
+
+
+def _of_serving(workload: Inference) -> list[Option]:
     return [
-        ("a KV cache in 8 bit", 0, replace(workload, kv_cache="fp8")),
-        ("read prompts in passes of 2,048 tokens", 1, replace(workload, prefill_tokens=2048)),
-        ("half as many sequences at once", 1, half),
-        ("weights in FP8", 2, replace(workload, weights="fp8")),
-        ("weights in 4 bit (GPTQ, groups of 128)", 2, replace(workload, weights="gptq-4bit-g128")),
-        ("half as long prompts", 2, replace(workload, prompt_tokens=workload.prompt_tokens // 2)),
+        ("a KV cache in 8 bit", 0, {"kv_cache": "fp8"}),
+        ("read prompts in passes of 2,048 tokens", 1, {"prefill_tokens": 2048}),
+        ("half as many sequences at once", 1, {"sequences": max(1, workload.sequences // 2)}),
+        ("weights in FP8", 2, {"weights": "fp8"}),
+        ("weights in 4 bit (GPTQ, groups of 128)", 2, {"weights": "gptq-4bit-g128"}),
+        ("half as long prompts", 2, {"prompt_tokens": workload.prompt_tokens // 2}),
     ]
 
 
-def _of_training(training: Training) -> list[tuple[str, int, Asked]]:
-    ways: list[tuple[str, int, Asked]] = [
-        ("an optimizer update in one fused kernel", 0, replace(training, update="fused")),
-        ("a fused attention kernel", 0, replace(training, attention="sdpa")),
-        ("gradient checkpointing of every layer", 1, replace(training, recompute="full")),
-        ("8-bit states of AdamW", 2, replace(training, optimizer="adamw-8bit", update="single")),
-        ("LoRA adapters in place of all parameters", 2, replace(training, method="lora", freeze=())),
-        ("QLoRA adapters on 4-bit weights", 2, replace(training, method="qlora", freeze=())),
+def _of_training(training: Training) -> list[Option]:
+    options: list[Option] = [
+        ("an optimizer update in one fused kernel", 0, {"update": "fused"}),
+        ("a fused attention kernel", 0, {"attention": "sdpa"}),
+        ("gradient checkpointing of every layer", 1, {"recompute": "full"}),
+        ("8-bit states of AdamW", 2, {"optimizer": "adamw-8bit", "update": "single"}),
+        ("LoRA adapters in place of all parameters", 2, {"method": "lora", "freeze": ()}),
+        ("QLoRA adapters on 4-bit weights", 2, {"method": "qlora", "freeze": ()}),
     ]
     if training.micro_batch > 1:
-        smaller = replace(training, micro_batch=1, global_batch=training.global_batch or training.micro_batch)
-        ways.append(("micro-batches of one sequence", 1, smaller))
-    return ways
+        smaller = {"micro_batch": 1, "global_batch": training.global_batch or training.micro_batch}
+        options.append(("micro-batches of one sequence", 1, smaller))
+    return options
+
+
+def _changed(what: Any, options: Iterable[Option]) -> list[tuple[str, int, Any]]:
+    """Make each change; one that is refused, as a fused update of an optimizer that has none, is no way."""
+    found = []
+    for words, harm, values in options:
+        try:
+            found.append((words, harm, replace(what, **values)))
+        except Problem:
+            continue
+    return found

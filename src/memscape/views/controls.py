@@ -47,7 +47,6 @@ Take = Callable[[str, int, bytes], None]
 UNITS = (("GB, of 10⁹ bytes", "GB"), ("GiB, of 2³⁰ bytes", "GiB"))
 LONGEST_NAME = 80
 REST = 0.3  # seconds without a move
-WAITS = "<p>Being worked out…</p>"
 FAILED = "This could not be computed; other settings may work."
 
 
@@ -162,8 +161,6 @@ def page(
     loop = _Loop(fields, calculate, show, outputs, exports or {}, steps, at_rest or {})
     files = answer_files(partial(loop.answer, terms)) if terms else {}
     loop.exports = with_json(files | loop.exports)
-    for name in loop.at_rest:
-        outputs[name].value = WAITS
     loop.start()
     for field in loop.fields:
         field.widget.observe(loop.refresh, names="value")
@@ -202,12 +199,12 @@ class _Loop:
         usual = {field.name: field.written for field in self.fields}
         remarks = address.restore(self.fields, self.asked)
         self.adapt()
-        failed = self.attempt()
+        failed = self.attempt(whole=True)
         if failed and self.asked:
             remarks = [f"{failed} The address asks for this; the usual settings are shown."]
             address.restore(self.fields, usual)
             self.adapt()
-            failed = self.attempt()
+            failed = self.attempt(whole=True)
         self.said.value = _alert(failed) or _status(remarks)
         if remarks:
             self.remember()
@@ -231,8 +228,11 @@ class _Loop:
             self.adapting = False
         return [moved] if moved else []
 
-    def attempt(self) -> str:
-        """Calculate and show; return what there is to say if that fails, and leave the outputs as they are."""
+    def attempt(self, whole: bool = False) -> str:
+        """Calculate and show; return what there is to say if that fails, and leave the outputs as they are.
+
+        What takes longer is shown at once where the `whole` page is wanted, else when the controls have come to rest.
+        """
         try:
             values = {field.name: field.value for field in self.fields if field.passed}
             with units.shown_in(self.unit.value):
@@ -245,15 +245,15 @@ class _Loop:
         shown = {**shown, "scenario": f"<p class='scenario'>{escape(named)}</p>" if named else ""}
         for name, value in shown.items():
             _put(self.outputs[name], value)
-        self.finish_later()
+        self.finish() if whole else self.finish_later()
         return ""
 
     def finish_later(self) -> None:
-        """Show the rest when the controls have not moved for a moment; at once where nothing runs that could wait."""
+        """Show what takes longer when nothing has moved for a moment; at once where nothing runs that could wait."""
         if self.waiting:
             self.waiting.cancel()
         try:
-            self.waiting = asyncio.get_running_loop().call_later(REST, self.finish)
+            self.waiting = asyncio.get_running_loop().call_later(REST, self.finish) if self.at_rest else None
         except RuntimeError:
             return self.finish()
         for name in self.at_rest:

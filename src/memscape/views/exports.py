@@ -78,17 +78,18 @@ def with_json(exports: Exports) -> dict[str, Callable[[Any], str]]:
 
 
 def _rows_of(text: Callable[[Any], str], result: Any) -> str:
-    """A table as a list of objects; what is a number in it is one here."""
+    """A table as a list of objects, one a line; what is a number in it is one here, an empty cell is null."""
     rows = csv.DictReader(io.StringIO(text(result)))
-    return json.dumps([{name: _valued(cell) for name, cell in row.items()} for row in rows], indent=2) + "\n"
+    lines = (json.dumps({name: _valued(cell) for name, cell in row.items()}) for row in rows)
+    return "[\n" + ",\n".join(lines) + "\n]\n"
 
 
 def _valued(cell: str) -> Any:
-    if re.fullmatch(r"-?\d+", cell):
+    if re.fullmatch("-?(0|[1-9][0-9]*)", cell):
         return int(cell)
-    if re.fullmatch(r"-?\d+(\.\d+)?(e[+-]?\d+)?", cell):
+    if re.fullmatch(r"-?[0-9]+(\.[0-9]+|(\.[0-9]+)?e[+-]?[0-9]+)", cell):
         return float(cell)
-    return cell[1:] if re.match("'[=+@-]", cell) else cell
+    return cell.removeprefix("'") if re.match("'[=+@-]", cell) else cell or None
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -27,6 +27,7 @@ from memscape.parallelism import (
 from memscape.performance import TrainingTime
 from memscape.performance.traffic import traffic
 from memscape.planner.advice import Change, on_layout
+from memscape.planner.advice import zero as zero_of
 from memscape.problem import Problem
 from memscape.views import controls, devices, exports, scenario, text
 from memscape.views.charts import Chart
@@ -190,8 +191,7 @@ def _spread(
         context=context,
         expert=expert,
         sequence_parallel=sequence_parallel,
-        zero=stage,
-        sharding="fsdp" if stage > 1 else "deepspeed",
+        **zero_of(stage),
     )
     asked = _asked(work, batch, sequence_tokens, recomputed, data, model)
     stages = each_stage(model, asked, layout, accelerator)

@@ -30,8 +30,8 @@ GROUP_NAMES = {
     "lm_head": "Output head",
     "other": "Other",
 }
-NONE_FITS = (
-    "None of them is enough alone: <a href='07_what_if.ipynb'>What if</a> tries several together, "
+ELSEWHERE = (
+    "<a href='07_what_if.ipynb'>What if</a> tries several changes together, "
     "<a href='06_cluster.ipynb'>Cluster</a> finds the devices that hold it."
 )
 LONGEST_NAME = 16  # letters of a name that still stands in the same line as its formula
@@ -77,7 +77,7 @@ def formula(breakdown: Breakdown, left: str = "") -> Html:
 def _formula_line(words: str, product: str) -> str:
     """One formula; words that would make it wider than a phone stand before it, where they can wrap."""
     if len(words) <= LONGEST_NAME:
-        return mathml(rf"\text{{{words}}} = {product}", alone=True)
+        return mathml(rf"\text{{{escape(words)}}} = {product}", alone=True)
     return f"{escape(words)}: {mathml(product, alone=True)}"
 
 
@@ -249,9 +249,9 @@ def advice(now: int, changes: Sequence[Change]) -> Html:
     ]
     head = f"<h2>{'What would need less' if now else 'What would make it fit'}</h2>"
     if not rows:
-        return Html(f"{head}<p>No single change of those known needs less.</p>")
+        return Html(f"{head}<p>No single change of those known needs less.{'' if now else f' {ELSEWHERE}'}</p>")
     shown = simple_table(("Change, and its price", "Saves", "Would do"), rows, "compared wraps")
-    none = "" if now or any(each.devices for each in changes) else f"<p>{NONE_FITS}</p>"
+    none = "" if now or any(each.devices for each in changes) else f"<p>None of them is enough alone. {ELSEWHERE}</p>"
     return Html(f"{head}<p>One change at a time, the least harm first.</p>{shown}{none}")
 
 
