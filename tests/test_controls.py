@@ -125,8 +125,9 @@ def test_export_is_made_when_its_button_is_pressed_of_what_is_shown(monkeypatch)
     for nonsense in ({"name": "../secret.csv"}, {"name": ["twice.csv"]}, "twice.csv", {}, None):
         files._handle_custom_msg(nonsense, [])
     files._handle_custom_msg({"name": "broken.json"}, [])
-    said = next(each for each in columns.children[0].children if "said" in each._dom_classes)
-    assert controls.FAILED in said.value and len(sent) == 1
+    assert files.said == controls.FAILED and len(sent) == 1
+    files._handle_custom_msg({"name": "twice.csv"}, [])
+    assert not files.said and len(sent) == 2
 
 
 def test_widgets_of_a_page_share_what_they_look_like():
@@ -143,7 +144,7 @@ def test_widgets_of_a_page_share_what_they_look_like():
 
 def test_every_table_is_json_too_with_its_numbers():
     """RFC 8259: a number is a number; a word that a spreadsheet would run is a word again."""
-    rows = [("llama", 5, 2.5), ("=1+1", -3, 1e-7), ("007", 0, None)]
+    rows = [("llama", 5, 2.5), ("=1+1", -3, 1e-7), ("007", 0, None), ("no", False, True)]
     files = exports.with_json({"rows.csv": lambda _: exports.table(("name", "whole", "real"), rows), "answer.md": str})
     assert [*files] == ["rows.csv", "rows.json", "answer.md"]
     found = json.loads(files["rows.json"](None))

@@ -16,6 +16,9 @@ from memscape import tables
 
 PAGES = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 SIZES = {"desktop": (1440, 900), "phone": (390, 844)}
+# how wide each chart that is seen was drawn, and the room that it has
+CHARTS = """() => [...document.querySelectorAll('.memscape-chart')].filter((box) => box.clientWidth)
+  .map((box) => [box.querySelector('.main-svg').width.baseVal.value, box.clientWidth])"""
 FAILED_CELL = "There was an error when executing cell"
 
 pytestmark = pytest.mark.browser
@@ -234,6 +237,23 @@ def test_parallelism_page_shows_the_busiest_device_of_the_link(visit):
     field.press("Enter")
     seen.until("() => document.querySelector('.answer').innerText.includes('Qwen2.5 0.5B')")
     assert seen.tab.locator("[role=alert]:visible").count() == 0
+    assert seen.complaints == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page_on_paper_is_whole(visit, name):
+    """Issue: browser print gives clean pages, charts whole. What goes further than the answer stays on the screen."""
+    seen = visit(1280).open(name)
+    paper = seen.tab.pdf(format="A4")
+    assert len(re.findall(rb"/Type\s*/Page[^s]", paper)) <= (1 if name in ("index", "03_kv_cache", "06_cluster") else 2)
+    seen.tab.emulate_media(media="print")
+    seen.tab.set_viewport_size({"width": 720, "height": 1000})  # an A4 page between its margins, in pixels
+    seen.tab.evaluate("dispatchEvent(new Event('beforeprint'))")
+    charts = seen.tab.evaluate(CHARTS)
+    assert bool(charts) is (name != "06_cluster") and all(drawn <= room + 1 for drawn, room in charts)
+    assert not seen.tab.locator(
+        ".exports:visible, .memscape-pictures:visible, .on-screen:visible, .upload:visible"
+    ).count()
     assert seen.complaints == []
 
 

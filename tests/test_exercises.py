@@ -162,11 +162,19 @@ def _served(sequences, tokens=8192, **other):
     return ms.Inference(sequences=sequences, prompt_tokens=tokens, output_tokens=0, **other)
 
 
-@pytest.mark.parametrize("words", ["", "-3", "1e9", "<b>7</b>", "12,5", "7" * 300 + "x", "7" * 10**6, "nan", "٣"])
+@pytest.mark.parametrize(
+    "words", ["", "-3", "1e9", "<b>7</b>", "1,2,3", "12,5 GB", "7" * 300 + "x", "7" * 10**6, "nan", "٣"]
+)
 def test_what_is_no_number_is_asked_again(told, one, words):
     widget, asked = one
     assert told(widget, {"exercise": 0, "words": words}) == [exercises.ASK]
     assert not asked
+
+
+@pytest.mark.parametrize("words", ["3", "3.0", "3,0", " 2,95 ", "3,1"])
+def test_comma_that_cannot_part_thousands_parts_decimals(told, one, words):
+    """ISO 80000-1: the decimal sign is a comma or a point on the line."""
+    assert told(one[0], {"exercise": 0, "words": words})[0].startswith("Right.")
 
 
 @pytest.mark.parametrize("content", [

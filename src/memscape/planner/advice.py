@@ -68,7 +68,8 @@ def tried(
 ) -> tuple[Change, ...]:
     """Return the options that need less than what is held, those that harm least first; what is refused has no row.
 
-    An option has words, its harm and what it is; `hold` returns what it needs, `count` the devices that then do.
+    Options of the same harm stay in their order: 8 bit before 4. An option has words, its harm and what it is; `hold`
+    returns what it needs, `count` the devices that then do.
     """
     rows = []
     for words, harm, option in options:
@@ -79,7 +80,7 @@ def tried(
         saved = int(held.total - then.total)
         if saved > 0:
             rows.append(Change(words, harm, saved, count(option, then)))
-    return tuple(sorted(rows, key=lambda row: (row.harm, -row.saves_bytes)))
+    return tuple(sorted(rows, key=lambda row: row.harm))
 
 
 def on_one(model: Model, asked: Asked, held: Breakdown, device: Accelerator) -> tuple[Change, ...]:

@@ -1,6 +1,8 @@
 // Draws a plotly figure and keeps it in step with its data, its width and the colours of the page.
 
 const REST = 120; // milliseconds between two drawings of a chart: one that keeps step with a slider holds it up
+const PAPER = 1010; // pixels across a printed page, which its style sheet makes smaller
+const NARROW = 420; // pixels across a chart on a phone, where amounts below it would run into each other
 const FALLBACK = { ink: "#17202b", soft: "#52606f", line: "#d7dee6", card: "#ffffff", accent: "#1f55c4" };
 
 function run(address) {
@@ -106,7 +108,7 @@ function layout(given, ask, width, height) {
     dragmode: false,
     ...given,
     hoverlabel: { bgcolor: ask("card"), bordercolor: ask("line"), font: { color: ink }, ...given.hoverlabel },
-    xaxis: axis(given.xaxis, ask),
+    xaxis: { ...axis(given.xaxis, ask), ...(width < NARROW && given.xaxis?.nticks ? { nticks: 4 } : {}) },
     yaxis: axis(given.yaxis, ask),
     width,
     height,
@@ -173,7 +175,9 @@ export default {
     };
     const change = () => ((stale = true), look());
     const recolour = () => (forget(), change());
-    const print = () => (forget(), draw()); // paper is light, and waits for nothing
+    // paper is light, waits for nothing, and has a width of its own
+    const print = () => (forget(), (width = PAPER), draw());
+    const printed = () => ((width = Math.floor(box.clientWidth)), recolour());
     const widths = new ResizeObserver(([entry]) => {
       const now = Math.floor(entry.contentRect.width);
       if (now !== width) (width = now), change();
@@ -191,6 +195,7 @@ export default {
       themes.observe(node, { attributes: true, attributeFilter: ["data-theme", "data-jp-theme-name"] });
     dark.addEventListener("change", recolour);
     addEventListener("beforeprint", print);
+    addEventListener("afterprint", printed);
     model.on("change:spec", change);
     model.on("change:height", () => (size(), change()));
     model.on("change:alt", describe);
@@ -203,6 +208,7 @@ export default {
       for (const observer of [widths, sights, themes]) observer.disconnect();
       dark.removeEventListener("change", recolour);
       removeEventListener("beforeprint", print);
+      removeEventListener("afterprint", printed);
       Plotly.purge(box);
     };
   },

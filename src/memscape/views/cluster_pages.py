@@ -30,6 +30,7 @@ CENTS = {"": "by rule"} | {str(cents): f"{cents} US cents" for cents in (4, 6, 8
 PUES = {"": "by rule"} | {each: each for each in ("1.05", "1.1", "1.2", "1.3", "1.4", "1.56", "1.8", "2.0")}
 RANKS = {"": "not now", "cost": "the cheapest first", "latency": "the fastest first", "devices": "the fewest first"}
 ANYWHERE = {"": "any provider"}
+OPEN = "<p class='on-screen'>Open a line to see where it comes from.</p>"
 MOST_DRAWN = 64
 MOST_STAGES = 16
 
@@ -101,6 +102,7 @@ def _training(legal: Steps) -> tuple[Control, ...]:
 def _outputs() -> dict[str, Any]:
     return {
         "answer": controls.html("answer"),
+        "bar_words": controls.html("caption"),
         "bar": Chart(height=150),
         "summary": controls.html("card"),
         "advice": controls.html("card"),
@@ -198,13 +200,14 @@ def _show(seen: Billed) -> dict[str, Any]:
     tiles = devices.tiles(stages[:MOST_STAGES], shown, capacity, f"{columns:,} devices on each stage{left}")
     return {
         "answer": words.answer(bill, seen.missed),
+        "bar_words": text.on_devices(bill.held, name, 1),
         "bar": (figures.memory_bar(bill.held, capacity, 1, name), text.described(bill.held, f"The busiest {name}")),
         "summary": f"<h2>In short</h2>{words.summary(bill)}",
         "offers": f"<h2>Cloud instances that hold it</h2>{words.offers(bill)}",
         "plan": f"<h2>Every accelerator</h2>{words.everywhere(seen.plan)}" if seen.plan else "",
         "tiles_words": f"<h2>The devices</h2><p>{words.devices_of(bill)}</p>{text.legend([bill.held])}",
         "tiles": (tiles, f"{bill.devices:,} devices, each with {units.amount(bill.held.total)} at most"),
-        "bill": f"<h2>The bill of materials</h2><p>Open a line to see where it comes from.</p>{words.lines(bill)}",
+        "bill": f"<h2>The bill of materials</h2>{OPEN}{words.lines(bill)}",
         "notes": text.notes([*bill.held.notes, *bill.unknown, *bill.short]),
     }
 

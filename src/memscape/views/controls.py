@@ -269,14 +269,15 @@ class _Loop:
                     self.outputs[name].value = _alert(_words(failure))
                 self.outputs[name].remove_class("waits")
 
-    def hand_out(self, name: str) -> None:
-        """Give the reader a file of what is shown."""
+    def hand_out(self, name: str) -> str:
+        """Give the reader a file of what is shown; return what there is to say if it cannot be made."""
         try:
             with units.shown_in(self.unit.value):
                 text = self.exports[name](self.result)
             self.memory.download(name, text, kind_of(name))
         except Exception as failure:
-            self.said.value = _alert(_words(failure))
+            return _words(failure)
+        return ""
 
     def answer(self, terms: Terms, result: Any) -> Answer:
         """Return what the page says now, for a file."""

@@ -91,8 +91,11 @@ def _exercise(row: tables.Row) -> Exercise:
 
 
 def _number(words: str) -> float | None:
-    """A number as people write it: `1,234.5`, `1 234`; None for anything else."""
-    plain = re.sub(r"(?<=\d)[, _](?=\d{3}\b)", "", words.strip()) if len(words) < 50 else ""
+    """A number as people write it: `1,234.5`, `1 234`, `12,5`; None for anything else."""
+    if len(words) >= 50:
+        return None
+    plain = re.sub(r"^(0|\d+(?=,\d{1,2}$)),", r"\1.", words.strip())  # a comma that cannot part thousands
+    plain = re.sub(r"(?<=\d)[, _](?=\d{3}\b)", "", plain)
     return float(plain) if re.fullmatch(r"[0-9]{1,18}(\.[0-9]{1,18})?", plain) else None
 
 

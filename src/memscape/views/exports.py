@@ -23,6 +23,7 @@ from memscape.planner.advice import HARM, Change
 from memscape.views.looks import looks
 from memscape.views.text import name_of
 
+TRUTH = {"True": True, "False": False}
 Exports = Mapping[str, Callable[[Any], str]]
 KINDS = {"csv": "text/csv", "json": "application/json", "md": "text/markdown"}
 # one style sheet for cards and tables: Voilà links it, a notebook gets it with the widget
@@ -46,9 +47,10 @@ class Files(anywidget.AnyWidget):
 
     _esm = Path(__file__).with_name("files.js")
     names: Any = traitlets.List().tag(sync=True)
+    said = traitlets.Unicode("").tag(sync=True)
 
-    def __init__(self, exports: Exports, hand_out: Callable[[str], None]) -> None:
-        """Take the files by name, and what is called with the name of one that is asked for."""
+    def __init__(self, exports: Exports, hand_out: Callable[[str], str]) -> None:
+        """Take the files by name, and what hands one out by its name and returns why it could not."""
         super().__init__(**looks(Files), names=[*exports])
         self.hand_out = hand_out
         self.add_class("card")
@@ -58,7 +60,7 @@ class Files(anywidget.AnyWidget):
         """Hand out a file; a name that is none of ours is not answered."""
         name = content.get("name") if type(content) is dict else None
         if type(name) is str and name in self.names:
-            self.hand_out(name)
+            self.said = self.hand_out(name)
 
 
 def kind_of(name: str) -> str:
@@ -85,6 +87,8 @@ def _rows_of(text: Callable[[Any], str], result: Any) -> str:
 
 
 def _valued(cell: str) -> Any:
+    if cell in TRUTH:
+        return TRUTH[cell]
     if re.fullmatch("-?(0|[1-9][0-9]*)", cell):
         return int(cell)
     if re.fullmatch(r"-?[0-9]+(\.[0-9]+|(\.[0-9]+)?e[+-]?[0-9]+)", cell):

@@ -246,12 +246,13 @@ def _show(seen: Spread) -> dict[str, Any]:
     return {
         "answer": _answer(seen, busiest),
         "tiles_words": f"<h2>The devices</h2><p>Each tile is one {escape(seen.device.name)}, filled by what it holds; "
-        f"point at it for the amounts.</p>{text.legend(seen.stages)}",
+        f"in a red frame it would have to hold more. <span class='on-screen'>Point at it for the amounts.</span></p>"
+        f"{text.legend(seen.stages)}",
         "tiles": (tiles, f"One tile for each device, {copies}. On one device of {each}"),
-        "heat_words": "<h2>Stage by part</h2><p>The darker, the more one device of the stage holds of it.</p>",
+        "heat_words": "<h2>Stage by part</h2><p>The stronger the colour, the more a device of it holds.</p>",
         "heat": (devices.heat(seen.stages), text.described(busiest, "The busiest stage")),
         "stages": f"<h2>The stages</h2>{_stage_table(seen)}",
-        "parts": f"<h2>What the busiest device holds</h2><p>Open a part to see its terms.</p>{text.table(busiest)}",
+        "parts": text.parts("What the busiest device holds", busiest),
         "sent_words": f"<h2>What goes over the wire</h2><p>{_when(seen)}</p>",
         "sent": (devices.sent(seen.sent), _sent_words(seen.sent)),
         "traffic": f"<h2>The same in numbers</h2>{text.table(seen.sent, 'group')}" if seen.sent.terms else "",

@@ -97,6 +97,7 @@ def index() -> Any:
     )
     outputs = {
         "answer": controls.html("answer"),
+        "bar_words": controls.html("caption"),
         "bar": Chart(height=150),
         "parts": controls.html("card"),
         "advice": controls.html("card"),
@@ -146,8 +147,9 @@ def _show_overview(seen: Overview) -> dict[str, Any]:
     bar = figures.memory_bar(served, device.usable_bytes, seen.devices, device.name)
     return {
         "answer": _headline(seen),
+        "bar_words": text.on_devices(served, device.name, seen.devices),
         "bar": (bar, text.described(served, f"{seen.devices} × {device.name}")),
-        "parts": f"<h2>What it is made of</h2><p>Open a part to see its terms.</p>{text.table(served)}",
+        "parts": text.parts("What it is made of", served),
         "notes": text.notes(_remarks(seen)),
     }
 
@@ -185,7 +187,10 @@ def _least(seen: Overview) -> str:
     """What the number of devices means."""
     if seen.devices == 1:
         return "One device holds weights and cache, with the reserve kept free."
-    return f"Fewer than {seen.devices:,} devices cannot hold weights and cache with the reserve kept free on each."
+    return (
+        f"Fewer than {seen.devices:,} devices cannot hold weights and cache with the reserve kept free on each. It "
+        "may take more, as a model cannot be split in every way: <a href='06_cluster.ipynb'>Cluster</a> says how many."
+    )
 
 
 @dataclass(frozen=True)

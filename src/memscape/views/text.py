@@ -60,7 +60,8 @@ def band(held: Breakdown, what: str = "") -> str:
     """Return a line with the lowest and highest that others report, where a part is an estimate; else nothing."""
     if held.low == held.high:
         return ""
-    ends = f"{units.amount(held.low)} to {units.amount(held.high)}"
+    low, high = units.amount(held.low), units.amount(held.high)
+    ends = f"{low} to {high}" if low != high else f"{low}, both"
     return f"<p class='band'>Lowest and highest reported{what}: {ends}</p>"
 
 
@@ -84,9 +85,8 @@ def _formula_line(words: str, product: str) -> str:
 def worked_example(breakdown: Breakdown) -> Html:
     """Return the numbers put in, term by term, and their sum."""
     lines = [f"<li>{escape(term.name)}: <b>{term.substituted}</b> {breakdown.unit}</li>" for term in breakdown.terms]
-    total = (
-        f"<p>Together {units.exact(breakdown.total)} {breakdown.unit}: {amount(breakdown.total, breakdown.unit)}.</p>"
-    )
+    exact, short = f"{units.exact(breakdown.total)} {breakdown.unit}", amount(breakdown.total, breakdown.unit)
+    total = f"<p>Together {exact}{'' if short == exact else f': {short}'}.</p>"
     return Html(f"<ul class='worked'>{''.join(lines)}</ul>{total}")
 
 
@@ -172,6 +172,18 @@ def legend(breakdowns: Iterable[Breakdown], by: str = "phase") -> str:
     parts = ordered((each.by(by) for each in breakdowns), names)
     items = (f"<span>{swatch(f'{kind}-{part}')}{escape(name_of(part))}</span>" for part in parts)
     return f"<p class='legend'>{''.join(items)}</p>"
+
+
+def parts(title: str, breakdown: Breakdown) -> str:
+    """Return the parts of a breakdown under a title, with a word on how they open."""
+    return f"<h2>{title}</h2><p class='on-screen'>Open a part to see its terms.</p>{table(breakdown)}"
+
+
+def on_devices(held: Breakdown, device: str, devices: int) -> str:
+    """Return what stands over the bar of a device's memory: whose it is, where it ends, the colours."""
+    many = f"{devices:,} × {escape(device)}" if devices > 1 else f"one {escape(device)}"
+    ends = "the dotted line is its end" if devices == 1 else "a dotted line is the end of each"
+    return f"<h2>On {many}</h2><p>Grey is free; {ends}.</p>{legend([held])}"
 
 
 def swatch(colour: str) -> str:

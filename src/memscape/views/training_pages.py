@@ -183,12 +183,12 @@ def _show_trained(seen: Trained) -> dict[str, Any]:
     sums = "; ".join(f"{name}: {units.amount(alive.total)}" for name, alive in names.items())
     return {
         "answer": _trained_answer(seen),
-        "fit": f"<h2>On one {escape(device.name)}</h2>{text.legend([peak])}",
+        "fit": text.on_devices(peak, device.name, 1),
         "bar": (bar, text.described(peak, f"1 × {device.name}")),
         "steps": f"<h2>The course of two steps</h2><p>{STEPS} {_limit(seen)}</p>{text.legend(seen.moments.values())}",
         "course": (course, f"Memory in the course of two steps. {sums}. {_when(seen)}"),
         "moments": f"<h2>The same in numbers</h2>{text.course(seen.moments, MOMENTS)}",
-        "parts": f"<h2>What is held {when}</h2><p>Open a part to see its terms.</p>{text.table(peak)}",
+        "parts": text.parts(f"What is held {when}", peak),
         "optimizers": "<h2>What each optimizer would keep between the updates</h2>",
         "states": (figures.optimizers(seen.states, _title(seen.asked.optimizer)), text.listed(seen.states)),
         "notes": text.notes(_remarks(seen)),

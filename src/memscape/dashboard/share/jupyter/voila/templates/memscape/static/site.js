@@ -41,6 +41,11 @@
     setTimeout(() => (button.textContent = "Copy link"), 2500);
   };
 
+  // paper says of which day it is, and where its settings are
+  addEventListener("beforeprint", () => {
+    document.querySelector(".site").dataset.printed = `${new Date().toLocaleDateString("sv")} · ${location.href}`;
+  });
+
   document.addEventListener("click", (event) => {
     if (event.target.closest("#copy")) copied(event.target);
     if (event.target.closest("#print")) print();
