@@ -64,7 +64,8 @@ OPENING = """(() => {
   const watch = new MutationObserver(look);
   watch.observe(document, { childList: true, subtree: true, attributeFilter: ['class'] });
 })()"""
-# from the key to the frame after the answer has changed, and to the frame after the last change of a chart or a table
+# from the key to the frame after the answer has changed, and to the frame after the last change of a chart or a table;
+# what is worked out when the controls have come to rest is not waited for
 SLIDING = """() => {
   const answer = document.querySelector('.answer');
   const slid = (globalThis.slid = { steps: [], paints: 0, pressed: 0, last: 0 });
@@ -76,8 +77,9 @@ SLIDING = """() => {
     slid.paints += 1;
     if (waits) { slid.steps.push(performance.now() - slid.pressed); waits = false; }
   })).observe(answer, all);
-  new MutationObserver(() => {
-    if (framed) return;
+  const resting = ({ target }) => target.parentElement?.closest('.at-rest');
+  new MutationObserver((changes) => {
+    if (framed || changes.every(resting)) return;
     framed = true;
     requestAnimationFrame(() => { framed = false; setTimeout(() => (slid.last = performance.now())); });
   }).observe(answer.closest('.results') ?? answer, { ...all, attributeFilter: ['d', 'transform', 'style', 'x', 'y'] });

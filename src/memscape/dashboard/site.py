@@ -9,7 +9,7 @@ from voila.app import Voila
 from voila.exporter import VoilaMarkdownRenderer
 
 from memscape.views import script
-from memscape.views.formulas import mathml
+from memscape.views.formulas import alone, mathml
 
 
 class Memscape(Voila):  # type: ignore[misc]
@@ -42,7 +42,7 @@ class Lesson(VoilaMarkdownRenderer):  # type: ignore[misc]
 
     def block_math(self, body: str) -> str:
         """Return a formula on a line of its own."""
-        return f"<div class='formula'>{mathml(body, alone=True)}</div>"
+        return alone(body)
 
     def inline_math(self, body: str) -> str:
         """Return a formula within a line."""

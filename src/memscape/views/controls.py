@@ -342,7 +342,7 @@ def _put(output: Any, value: Any) -> None:
 
 def _laid_out(loop: _Loop, upload: Upload | None) -> Any:
     for name, output in loop.outputs.items():
-        output.add_class(f"output-{name}")
+        _styled(output, f"output-{name} at-rest" if name in loop.at_rest else f"output-{name}")
     first, *others = (field.widget for field in loop.fields)
     settings = made(widgets.VBox, children=[first, *([upload] if upload else []), loop.said, *others])
     files = [Files(loop.exports, loop.hand_out)] if loop.exports else []

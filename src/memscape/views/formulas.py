@@ -8,6 +8,13 @@ from latex2mathml.converter import convert
 
 
 @lru_cache(maxsize=1024)
-def mathml(latex: str, alone: bool = False) -> str:
-    """Return a formula in LaTeX as MathML; `alone` is for one on a line of its own."""
-    return str(convert(latex, display="block" if alone else "inline"))
+def mathml(latex: str) -> str:
+    """Return a formula in LaTeX as MathML, to stand in a line of words."""
+    return str(convert(latex))
+
+
+@lru_cache(maxsize=1024)
+def alone(latex: str, words: str = "") -> str:
+    """Return a formula on a line of its own, after words of HTML; where there is no room, the line scrolls."""
+    box = "class='formula' tabindex='0' role='group' aria-label='formula'"
+    return f"<div {box}>{words}{convert(latex, display='block')}</div>"

@@ -9,7 +9,7 @@ from html import escape
 from memscape import tables, units
 from memscape.breakdown import Breakdown, Quantity, Term, latex
 from memscape.planner.advice import HARM, Change
-from memscape.views.formulas import mathml
+from memscape.views.formulas import alone, mathml
 
 PHASE_NAMES = {
     "weights": "Weights",
@@ -70,16 +70,15 @@ def formula(breakdown: Breakdown, left: str = "") -> Html:
     names: dict[str, list[str]] = {}
     for term in breakdown.terms:
         names.setdefault(term.formula, []).append(term.name)
-    alone = [left or breakdown.unit] if len(names) == 1 else None
-    lines = (_formula_line(", ".join(alone or each), product) for product, each in names.items())
-    return Html("".join(f"<div class='formula'>{line}</div>" for line in lines))
+    single = [left or breakdown.unit] if len(names) == 1 else None
+    return Html("".join(_formula_line(", ".join(single or each), product) for product, each in names.items()))
 
 
 def _formula_line(words: str, product: str) -> str:
     """One formula; words that would make it wider than a phone stand before it, where they can wrap."""
     if len(words) <= LONGEST_NAME:
-        return mathml(rf"\text{{{escape(words)}}} = {product}", alone=True)
-    return f"{escape(words)}: {mathml(product, alone=True)}"
+        return alone(rf"\text{{{escape(words)}}} = {product}")
+    return alone(product, f"{escape(words)}: ")
 
 
 def worked_example(breakdown: Breakdown) -> Html:
