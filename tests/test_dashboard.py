@@ -181,6 +181,16 @@ def test_advice_follows_the_controls(visit):
     assert seen.complaints == []
 
 
+def test_file_that_cannot_be_made_is_a_sentence_beside_its_button(visit):
+    """Found by a newcomer: it stood screens above the button that was pressed."""
+    seen = visit().open("06_cluster")
+    seen.tab.get_by_role("button", name="Download plan.csv", exact=True).click()
+    assert seen.tab.wait_for_selector(
+        ".card:has(.exports) [role=alert]:has-text('nothing has been compared')"
+    ).is_visible()
+    assert seen.complaints == []
+
+
 def test_theme_switch_is_kept(visit):
     seen = visit().open("index")
     before = seen.tab.evaluate("document.documentElement.dataset.theme")

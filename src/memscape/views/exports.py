@@ -52,14 +52,14 @@ class Files(anywidget.AnyWidget):
     def __init__(self, exports: Exports, hand_out: Callable[[str], str]) -> None:
         """Take the files by name, and what hands one out by its name and returns why it could not."""
         super().__init__(**looks(Files), names=[*exports])
-        self.hand_out = hand_out
+        self.exports, self.hand_out = exports, hand_out
         self.add_class("card")
         self.on_msg(self._asked)
 
     def _asked(self, _widget: Any, content: Any, _buffers: Any) -> None:
         """Hand out a file; a name that is none of ours is not answered."""
         name = content.get("name") if type(content) is dict else None
-        if type(name) is str and name in self.names:
+        if type(name) is str and name in self.exports:  # not `names`, which a page can set
             self.said = self.hand_out(name)
 
 

@@ -20,11 +20,11 @@ export default {
     const words = "These files hold what is shown now, each number with its unit.";
     el.append(made("h2", { textContent: "Take it along" }), made("p", { textContent: words }));
     el.append(made("div", { className: "exports" }, ...rows.values()));
-    const said = made("p", { className: "said" });
-    said.setAttribute("role", "alert");
-    const tell = () => said.replaceChildren(model.get("said"));
+    const refused = made("p", { className: "refused" });
+    refused.setAttribute("role", "alert");
+    const tell = () => refused.replaceChildren(model.get("said"));
     model.on("change:said", tell);
-    el.append(said);
+    el.append(refused);
     return () => model.off("change:said", tell);
   },
 };
