@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -13,6 +14,8 @@ import pytest
 from browser import ARGUMENTS, MISSING, find
 
 READY = ".answer .big"
+# a shell that starts the tests in the background has interrupts ignored, and so would every server they start
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass

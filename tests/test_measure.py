@@ -231,6 +231,25 @@ def test_adapters_equal_the_prediction(precision):
 
 
 @torch
+@pytest.mark.parametrize("names", [True, False])
+def test_a_model_is_gone_when_its_tensors_are_listed(names):
+    """What autograd's graph held on to was counted on a GPU as part of what is measured next."""
+    import gc
+
+    import torch
+
+    from memscape.measure import saved_tensors
+
+    def parameters():
+        gc.collect()
+        return sum(type(each) is torch.nn.Parameter for each in gc.get_objects())
+
+    before = parameters()
+    assert saved_tensors(tiny("gpt2"), 1, 8, names=names, device="cpu")
+    assert parameters() == before
+
+
+@torch
 def test_serving_is_measured_from_load_to_decode():
     from memscape.measure import compare
 

@@ -62,7 +62,7 @@ def step_course(
     added to the earlier ones. `lists` also returns what was alive at every moment.
     """
     run = Run(batch, sequence, **settings)
-    workspaces = _workspaces(run.device)
+    workspaces = _workspaces(run.device, training=True)
     with explained(run.device):
         model = build(config, run)
         cuda = AsCuda(run.autocast)
@@ -123,7 +123,7 @@ def serving_course(
     transformers' `generate` does with its dynamic cache.
     """
     run = Run(batch, sequence, **settings)
-    workspaces = _workspaces(run.device)
+    workspaces = _workspaces(run.device, training=False)
     with explained(run.device), torch.no_grad():
         model = build(config, run).eval()
         given = inputs(model, run)
@@ -188,15 +188,22 @@ def _before(model: Any, given: dict[str, torch.Tensor]) -> dict[str, int]:
     return sizes
 
 
-def _workspaces(device: str) -> dict[str, int]:
-    """Return what the matrix library takes at its first use, through the same allocator."""
+def _workspaces(device: str, training: bool) -> dict[str, int]:
+    """Return what the matrix library takes at its first use, through the same allocator.
+
+    It is one block for each thread that multiplies (the program's own, and the one in which autograd runs backward),
+    and a smaller one for products to which a bias is added.
+    """
     check_device(device)
     if not device.startswith("cuda"):
         return {}
+    torch._C._cuda_clearCublasWorkspaces()
     torch.cuda.empty_cache()
     start = torch.cuda.memory_allocated(device)
-    square = torch.ones(64, 64, device=device, dtype=torch.bfloat16, requires_grad=True)
-    (square @ square).sum().backward()
-    del square
+    square = torch.ones(64, 64, device=device, dtype=torch.bfloat16, requires_grad=training)
+    product = torch.addmm(square[0], square, square).sum()
+    if training:
+        product.backward()
+    del square, product
     torch.cuda.synchronize(device)
     return {"library workspaces": int(torch.cuda.memory_allocated(device)) - start}

@@ -19,16 +19,16 @@ from memscape.measure.witness import Kept
 from memscape.workload import Inference
 
 COLUMNS = (
-    "model", "layers", "device", "driver", "torch", "transformers", "kind", "micro_batch", "sequence", "precision",
-    "attention", "recompute", "dropout", "optimizer", "step", "moment", "predicted_bytes", "measured_bytes",
-    "known_bytes", "reserved_bytes", "date",
+    "model", "layers", "device", "driver", "torch", "transformers", "kind", "micro_batch", "global_batch", "sequence",
+    "precision", "attention", "recompute", "dropout", "optimizer", "step", "moment", "predicted_bytes",
+    "measured_bytes", "known_bytes", "reserved_bytes", "date",
 )  # fmt: skip
 
 
 def table(comparison: Comparison, most: int = 5) -> str:
     """Return the readings as text: predicted, measured, the difference, and what of it has a name."""
     facts = row_of(comparison)
-    asked = " · ".join(f"{name} {facts[name]}" for name in COLUMNS[6:14] if facts[name] != "")
+    asked = " · ".join(f"{name} {facts[name]}" for name in COLUMNS[6:15] if facts[name] != "")
     lines = [
         f"{facts['model']} on {facts['device']} {facts['driver']}".rstrip(),
         f"{asked} · torch {facts['torch']} · transformers {facts['transformers']}",
@@ -128,6 +128,7 @@ def row_of(comparison: Comparison) -> dict[str, object]:
     return shared | {
         "kind": "training" if asked.method == "full" else asked.method,
         "micro_batch": asked.micro_batch,
+        "global_batch": asked.global_batch or "",
         "sequence": asked.sequence_tokens,
         "precision": asked.precision,
         "recompute": asked.recompute,

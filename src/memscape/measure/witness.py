@@ -112,7 +112,7 @@ class _Hooks:
         self.unpacked: list[_Handle] = []
 
     def pack(self, tensor: torch.Tensor) -> _Handle:
-        handle = _Handle(tensor, self.places.now)
+        handle = _Handle(tensor.detach(), self.places.now)
         self.handles.append((lambda: handle) if self.everything else weakref.ref(handle))
         return handle
 

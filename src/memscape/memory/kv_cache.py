@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from memscape.breakdown import Breakdown, Quantity, Term, ceil_div, minimum, product
+from dataclasses import replace
+
+from memscape.breakdown import Breakdown, Quantity, Term, ceil_div, maximum, minimum, product
 from memscape.catalog import CachePrecision, cache_precision
 from memscape.memory.tensors import Sizes
 from memscape.model import Model
@@ -39,6 +41,31 @@ def kv_cache(model: Model, inference: Inference) -> Breakdown:
     else:
         terms = _decoder(model, inference, precision)
     return Breakdown("bytes", terms, _differences(model))
+
+
+def cut_off(model: Model, inference: Inference) -> Breakdown:
+    """Keys and values of a prompt that a local layer has left, and that stay until the first token is written.
+
+        2 · L · k · d · (s - (W - 1)) · b · w      [bytes], per kind of local layer, for prompts of s > W - 1 tokens
+
+    transformers' dynamic cache keeps the last window - 1 tokens of a prompt as a view of the tensor with all of them,
+    so that the whole tensor stays; the next token makes a new one. Beside it every local layer holds its window as a
+    number of 8 bytes.
+    Holds for: `engine="transformers"` with a growing cache. Other engines: no terms.
+    Source:    transformers_cache
+    """
+    local = {kind: layers for kind, layers in model.attention_layers.items() if kind != "full"}
+    if inference.engine != "transformers" or inference.reserved_tokens is not None or model.window is None or not local:
+        return Breakdown("bytes", ())
+    precision, terms = cache_precision(inference.kv_cache), tuple[Term, ...]()
+    tokens = {"tokens_cut_off": maximum(inference.prompt_tokens - (model.window - 1), 0)}
+    for kind, layers in local.items():
+        name = "layers" if len(model.attention_layers) == 1 else f"{kind}_layers"
+        held = _stored(model, inference, precision, f"{kind}, cut off", {name: layers}, tokens)
+        index = {name: layers, "bytes_per_index": 8}
+        window = Term(f"window, {kind}", index, "attention", "kv_cache", "transformers_cache")
+        terms += (*(replace(term, source="transformers_cache") for term in held), window)
+    return Breakdown("bytes", terms)
 
 
 def _decoder(model: Model, inference: Inference, precision: CachePrecision) -> tuple[Term, ...]:

@@ -10,7 +10,7 @@ from memscape.breakdown import Breakdown, Term, ceil_div
 from memscape.catalog import Accelerator
 from memscape.memory.activations import activations, decode_activations
 from memscape.memory.engines import vllm_runtime
-from memscape.memory.kv_cache import kv_cache
+from memscape.memory.kv_cache import cut_off, kv_cache
 from memscape.memory.llama_cpp import device_memory_llama_cpp
 from memscape.memory.pool import cache_in_blocks
 from memscape.memory.weights import weights
@@ -35,8 +35,9 @@ def request_moments(
 
     `model` and `inference` are what one device of `layout` has of `whole`. "generic", which reserves its cache,
     holds all of it while a new prompt is read; "transformers" lets the cache grow, so its prefill holds the prompts
-    only. "vllm" reserves what its start-up profile found, and whole blocks for the sequences asked; "llama.cpp"
-    reserves all it will need when it loads. Runtime terms are what others measured, with their spread.
+    only, those tokens too that a local layer will drop (`cut_off`). "vllm" reserves what its start-up profile found,
+    and whole blocks for the sequences asked; "llama.cpp" reserves all it will need when it loads. Runtime terms are
+    what others measured, with their spread.
     Sources: those of the parts
     """
     if inference.engine == "vllm":
@@ -53,8 +54,8 @@ def _plain(model: Model, inference: Inference, layout: Layout) -> dict[str, Brea
     prompt_only = replace(inference, output_tokens=inference.output_tokens * 0)
     growing = inference.engine == "transformers" and not model.has_encoder
     held = kv_cache(model, inference)
-    prefill = activations(model, inference)
-    moments = {"load": loaded, "prefill": loaded + (kv_cache(model, prompt_only) if growing else held) + prefill}
+    read = kv_cache(model, prompt_only) + cut_off(model, prompt_only) if growing else held
+    moments = {"load": loaded, "prefill": loaded + read + activations(model, inference)}
     if model.causal:
         moments["decode"] = loaded + held + decode_activations(model, inference)
     return {moment: alive + _runtime(alive, layout) for moment, alive in moments.items()}
