@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from memscape.views import controls, pages
+from memscape.views import exports, loop, pages
 from memscape.views.charts import Chart
 
 
@@ -12,25 +12,25 @@ class Opened:
     """A page with the address it was opened by: its controls by name, its outputs, and what stands beside them."""
 
     def __init__(self, name, query=""):
-        loops, original, before = [], controls._Loop, os.environ.get("QUERY_STRING")
+        loops, original, before = [], loop.Loop, os.environ.get("QUERY_STRING")
 
         def noted(*arguments):
             loops.append(original(*arguments))
             return loops[-1]
 
         try:
-            controls._Loop, os.environ["QUERY_STRING"] = noted, query
+            loop.Loop, os.environ["QUERY_STRING"] = noted, query
             parts = list(_parts(getattr(pages, name)()))
         finally:
-            controls._Loop = original
+            loop.Loop = original
             os.environ.pop("QUERY_STRING")
             if before is not None:
                 os.environ["QUERY_STRING"] = before
-        (loop,) = loops
-        self.fields = {field.name: field for field in loop.fields}
-        self.calculate, self.outputs, self.exports = loop.calculate, loop.outputs, loop.exports
+        (found,) = loops
+        self.fields = {field.name: field for field in found.fields}
+        self.calculate, self.outputs, self.exports = found.calculate, found.outputs, found.exports
         self.results = list(self.outputs.values())
-        (self.state,) = [each for each in parts if isinstance(each, controls.Page)]
+        (self.state,) = [each for each in parts if isinstance(each, exports.Page)]
         (self.said,) = [each for each in parts if "said" in each._dom_classes]
 
     @property

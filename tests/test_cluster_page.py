@@ -10,7 +10,7 @@ import pytest
 from opened import Opened
 
 import memscape as ms
-from memscape.views import cluster_words, controls
+from memscape.views import cluster_words, loop
 
 
 @pytest.fixture
@@ -78,6 +78,7 @@ def test_plan_names_every_accelerator_and_why_not(page):
     frame = ms.plan(ms.model("llama-3.1-405b"), asked, reserve=10)
     rows = _file(opened, "plan.csv")
     assert [row["accelerator"] for row in rows] == list(frame.accelerator)
+    opened.state.opened = ["more", "rejected"]
     shown = opened.outputs["plan"].value
     assert all(re.search(rf"<td>([0-9,]+ × )?{re.escape(name)}</td>", shown) for name in frame.accelerator)
     assert all(len(row["why"]) > 10 for row in rows if row["fits"] == "False")
@@ -105,5 +106,5 @@ def test_page_answers_for_models_of_every_kind(page, name):
     opened = page(f"model={name}&tokens=512&sequence_tokens=512")
     for work in ("serving", "training"):
         opened.fields["work"].widget.value = work
-        assert controls.FAILED not in opened.said.value
+        assert loop.FAILED not in opened.said.value
         assert ms.model(name).label in opened.outputs["answer"].value + opened.said.value

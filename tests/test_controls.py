@@ -12,7 +12,7 @@ from opened import Opened
 
 import memscape as ms
 from memscape import tables
-from memscape.views import address, controls, exports
+from memscape.views import address, controls, exports, loop, text
 
 
 def _halves(number, exact):
@@ -29,7 +29,7 @@ def opened(monkeypatch):
         monkeypatch.setenv("QUERY_STRING", query)
         fields = (controls.slider("number", "Number", (1, 2, 4, 8), 1), controls.switch("exact", "Exact", False))
         outputs = {"answer": controls.html("answer")}
-        shown = controls.page(fields, _halves, lambda result: {"answer": f"<b>{result}</b>"}, outputs)
+        shown = loop.page(fields, _halves, lambda result: {"answer": f"<b>{result}</b>"}, outputs)
         state, columns = shown.children
         return (
             fields,
@@ -54,7 +54,7 @@ def test_other_failure_is_a_sentence_without_a_traceback(opened, capsys):
     """STYLE 7: pages show a message, never a traceback; the settings stay as they are."""
     (number, exact), answer, said, _ = opened("exact=1&number=1")
     number.widget.value = 2
-    assert controls.FAILED in said.value and "Zero" not in said.value
+    assert loop.FAILED in said.value and "Zero" not in said.value
     assert (answer.value, number.value, exact.value) == ("<b>-8</b>", 2, True)
     assert capsys.readouterr() == ("", "")
 
@@ -101,7 +101,7 @@ def test_unreadable_address_is_no_address(monkeypatch):
 
 def test_download_sends_the_text_to_the_browser_alone(monkeypatch):
     sent = []
-    page = controls.Page()
+    page = exports.Page()
     monkeypatch.setattr(page, "send", sent.append)
     page.download("plan.csv", "a,b", "text/csv")
     assert sent == [{"type": "download", "name": "plan.csv", "text": "a,b", "kind": "text/csv"}]
@@ -112,11 +112,11 @@ def test_export_is_made_when_its_button_is_pressed_of_what_is_shown(monkeypatch)
     monkeypatch.setenv("QUERY_STRING", "")
     made, sent = [], []
     field = controls.slider("number", "Number", (1, 2, 4), 1)
-    exports = {"twice.csv": lambda result: made.append(result) or f"{2 * result}\n", "broken.json": lambda _: 1 / 0}
+    files = {"twice.csv": lambda result: made.append(result) or f"{2 * result}\n", "broken.json": lambda _: 1 / 0}
     outputs = {"answer": controls.html("answer")}
-    shown = controls.page((field,), lambda number: number, lambda _: {"answer": "1"}, outputs, None, exports)
+    shown = loop.page((field,), lambda number: number, lambda _: {"answer": "1"}, outputs, None, files)
     _, columns = shown.children
-    monkeypatch.setattr(controls.Page, "send", lambda _page, content: sent.append(content))
+    monkeypatch.setattr(exports.Page, "send", lambda _page, content: sent.append(content))
     files = columns.children[1].children[-1]
     field.widget.value = 4
     assert not made and files.names == ["twice.csv", "twice.json", "broken.json"]
@@ -125,7 +125,7 @@ def test_export_is_made_when_its_button_is_pressed_of_what_is_shown(monkeypatch)
     for nonsense in ({"name": "../secret.csv"}, {"name": ["twice.csv"]}, "twice.csv", {}, None):
         files._handle_custom_msg(nonsense, [])
     files._handle_custom_msg({"name": "broken.json"}, [])
-    assert files.said == controls.FAILED and len(sent) == 1
+    assert files.said == loop.FAILED and len(sent) == 1
     files._handle_custom_msg({"name": "twice.csv"}, [])
     assert not files.said and len(sent) == 2
 
@@ -159,11 +159,11 @@ def test_what_takes_longer_follows_when_the_controls_have_come_to_rest():
         field, made = controls.slider("number", "Number", (1, 2, 4, 8), 1), []
         outputs = {"answer": controls.html("answer"), "rest": controls.html("card")}
         later = {"rest": lambda result: made.append(result) or f"<p>{result}</p>"}
-        controls.page((field,), lambda number: number, lambda _: {"answer": "1"}, outputs, at_rest=later)
+        loop.page((field,), lambda number: number, lambda _: {"answer": "1"}, outputs, at_rest=later)
         for number in (2, 4, 8):
             field.widget.value = number
         waited = made == [1] and "waits" in outputs["rest"]._dom_classes
-        await asyncio.sleep(2 * controls.REST)
+        await asyncio.sleep(2 * loop.REST)
         return waited, made, outputs["rest"]
 
     waited, made, rest = asyncio.run(moved())
@@ -309,3 +309,22 @@ def test_settings_in_a_file_are_called_by_names_that_differ():
     words = Opened("what_if").exports["answer.md"](Opened("what_if").seen)
     names = [line.split(" | ")[0] for line in words.partition("|---|---|\n")[2].partition("\n\n")[0].splitlines()]
     assert len(names) == len(set(names)) and "| In B: weights in" in names and "| Which input matters" in names
+
+
+def test_what_is_behind_a_line_is_sent_when_it_is_opened():
+    """Most parts stay closed, and would be most of a page; one that is open follows the controls like the rest."""
+    opened = Opened("index", "model=llama-3.1-8b&tokens=1024")
+    parts = opened.outputs["parts"]
+    assert "data-part='kv_cache'" in parts.value and "<table" not in parts.value
+    opened.state.opened = ["kv_cache"]
+    assert parts.value.count("<table") == 1 and " × 1,024 × " in parts.value
+    opened.set(tokens=2048)
+    assert parts.value.count("<table") == 1 and " × 2,048 × " in parts.value
+    opened.state.opened = []
+    assert "<table" not in parts.value
+
+
+def test_a_notebook_that_shows_a_table_shows_all_of_it():
+    """Nobody answers there when a part is opened."""
+    held = ms.memory(ms.model("gpt2"), ms.Inference(sequences=1, prompt_tokens=8, output_tokens=0))
+    assert text.table(held).count("<table") == len(held.by("phase"))

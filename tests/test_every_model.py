@@ -10,7 +10,7 @@ from opened import Opened
 
 import memscape as ms
 from memscape import tables
-from memscape.views import controls, pages
+from memscape.views import loop, pages
 from memscape.views.charts import Chart
 
 MODELS = tables.by_key("models", "id")
@@ -27,7 +27,7 @@ def test_page_answers_for_every_model(name, work):
         opened.fields["model"].widget.value = MODELS[model]["title"]
         said, label = opened.said.value, ms.model(model).label
         alert = "role='alert'" in said
-        assert controls.FAILED not in said
+        assert loop.FAILED not in said
         assert label in (said if alert else opened.answer), (model, said)
 
 

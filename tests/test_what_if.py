@@ -16,7 +16,7 @@ import memscape as ms
 from memscape.parallelism import DEGREES
 from memscape.planner import layout_of
 from memscape.planner.scenarios import Scenario, changes, most, surface
-from memscape.views import controls
+from memscape.views import loop
 from memscape.views.what_if_pages import EXPORTS
 
 H100 = "H100 SXM 80GB"
@@ -168,7 +168,7 @@ def test_page_answers_for_models_of_every_kind(page, name):
     opened = page(f"model={name}&tokens=512&devices=1")
     for work in ("serving", "training"):
         opened.fields["work"].widget.value = work
-        assert controls.FAILED not in opened.said.value
+        assert loop.FAILED not in opened.said.value
 
 
 def _read(text):

@@ -13,7 +13,7 @@ from memscape.breakdown import Breakdown
 from memscape.memory.rules_of_thumb import by_layer, two_tensors_a_layer
 from memscape.model import Model
 from memscape.problem import Problem
-from memscape.views import controls, courses, exports, figures, scenario, tensors, text
+from memscape.views import controls, courses, exports, figures, loop, scenario, tensors, text
 from memscape.views.charts import Chart
 from memscape.views.steps import Steps
 from memscape.workload import Training
@@ -70,7 +70,7 @@ def activations() -> Any:
         "notes": controls.html("card quiet"),
     }
     files = {"ways.csv": _ways_csv, "lengths.csv": _lengths_csv}
-    return controls.page(
+    return loop.page(
         fields, _kept, _show_kept, outputs, models.upload, files, steps=legal, terms=lambda seen: seen.kept
     )
 

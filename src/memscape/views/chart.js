@@ -33,8 +33,16 @@ function fromKernel(model) {
   });
 }
 
-// Running plotly.js takes longer than all else on a page: what is read and moved comes first.
-async function fromPage(link) {
+// Running plotly.js takes longer than all else on a page: what is read and moved is painted first.
+async function fromPage(link, box) {
+  await new Promise((resolve) => {
+    const laidOut = new ResizeObserver(([entry]) => {
+      if (!entry.contentRect.width) return;
+      laidOut.disconnect();
+      setTimeout(resolve);
+    });
+    laidOut.observe(box);
+  });
   await new Promise((resolve) =>
     globalThis.requestIdleCallback ? requestIdleCallback(resolve, { timeout: 1000 }) : setTimeout(resolve, 100),
   );
@@ -42,12 +50,12 @@ async function fromPage(link) {
 }
 
 // one plotly.js for all charts of a document: the one that the page has fetched ahead, else the kernel's
-function library(model) {
+function library(model, box) {
   const link = document.getElementById("plotly-js");
   globalThis.memscapePlotly ??= globalThis.Plotly
     ? Promise.resolve(globalThis.Plotly)
     : link
-      ? fromPage(link).catch(() => fromKernel(model))
+      ? fromPage(link, box).catch(() => fromKernel(model))
       : fromKernel(model);
   return globalThis.memscapePlotly;
 }
@@ -146,7 +154,7 @@ export default {
     size();
     let Plotly;
     try {
-      Plotly = await library(model);
+      Plotly = await library(model, box);
     } catch {
       box.textContent = model.get("alt"); // the same in words
       return;

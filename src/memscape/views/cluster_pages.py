@@ -15,7 +15,7 @@ from memscape.planner.advice import changes
 from memscape.planner.plans import COLUMNS, candidates
 from memscape.problem import Problem
 from memscape.views import cluster_words as words
-from memscape.views import controls, devices, exports, figures, scenario, text
+from memscape.views import controls, devices, exports, figures, loop, scenario, text
 from memscape.views.charts import Chart
 from memscape.views.controls import Control
 from memscape.views.steps import Steps
@@ -70,7 +70,7 @@ def cluster() -> Any:
         "plan.csv": _plan_csv,
         "changes.csv": lambda seen: exports.changes_table(changes(seen.bill)),
     }
-    return controls.page(
+    return loop.page(
         fields,
         _billed,
         _show,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from html import escape
 from typing import Any
 
@@ -11,6 +12,7 @@ from memscape.breakdown import Breakdown
 from memscape.cluster import Cluster, Line
 from memscape.cluster.placement import spread_of
 from memscape.views import text
+from memscape.views.folds import fold
 from memscape.workload import Inference, Training
 
 GROUPS = {
@@ -78,7 +80,13 @@ def lines(bill: Cluster) -> str:
 
 
 def _line(line: Line) -> str:
-    rows = [
+    shown = f"<span>{escape(_title(line.name))}</span><span>{_amount(line.amount)}</span>"
+    return fold(line.name, shown, partial(_behind, line))
+
+
+def _behind(line: Line) -> str:
+    """The rule of a line and its terms."""
+    rows = (
         (
             escape(term.name),
             " · ".join(text.symbol_html(name) for name in term.factors),
@@ -87,12 +95,9 @@ def _line(line: Line) -> str:
             text.source(term.source),
         )
         for term in line.amount
-    ]
-    opened = text.simple_table(("Term", "Formula", "Numbers", "Amount", "Source"), rows, "terms")
-    return (
-        f"<details data-part='{escape(line.name)}'><summary class='row'><span>{escape(_title(line.name))}</span>"
-        f"<span>{_amount(line.amount)}</span></summary><p>{escape(line.rule)}</p>{opened}</details>"
     )
+    table = text.simple_table(("Term", "Formula", "Numbers", "Amount", "Source"), rows, "terms")
+    return f"<p>{escape(line.rule)}</p>{table}"
 
 
 def _amount(amount: Breakdown) -> str:
@@ -149,23 +154,19 @@ def everywhere(rows: Sequence[dict[str, Any]]) -> str:
     good = [row for row in rows if row["fits"]]
     bad = [row for row in rows if not row["fits"]]
     head = ("Devices", "USD an hour", "One token or update")
-    best = text.simple_table(head, [_candidate(row) for row in good[:BEST]], "compared wraps")
-    more = text.simple_table(head, [_candidate(row) for row in good[BEST:]], "compared wraps")
-    why = text.simple_table(
-        ("Accelerator", "Why not"), [(escape(r["accelerator"]), escape(r["why"])) for r in bad], "wraps"
-    )
-    none = f"<p>None of {len(rows)} accelerators does.</p>"
-    return (
-        (best if good else none)
-        + (_folded("more", f"{len(good) - BEST} more that do", more) if len(good) > BEST else "")
-        + (_folded("rejected", f"The {len(bad)} that do not, and why", why) if bad else "")
-    )
 
+    def table(found: Sequence[dict[str, Any]]) -> str:
+        shown: str = text.simple_table(head, map(_candidate, found), "compared wraps")
+        return shown
 
-def _folded(part: str, title: str, inner: str) -> str:
+    reasons = ((escape(row["accelerator"]), escape(row["why"])) for row in bad)
+    why = partial(text.simple_table, ("Accelerator", "Why not"), reasons, "wraps")
+    more = f"<span>{len(good) - BEST} more that do</span>"
+    rejected = f"<span>The {len(bad)} that do not, and why</span>"
     return (
-        f"<div class='parts'><details data-part='{part}'><summary class='row'><span>{title}</span></summary>"
-        f"{inner}</details></div>"
+        (table(good[:BEST]) if good else f"<p>None of {len(rows)} accelerators does.</p>")
+        + (f"<div class='parts'>{fold('more', more, lambda: table(good[BEST:]))}</div>" if len(good) > BEST else "")
+        + (f"<div class='parts'>{fold('rejected', rejected, why)}</div>" if bad else "")
     )
 
 

@@ -36,6 +36,7 @@ class Page(anywidget.AnyWidget):
     _esm = Path(__file__).with_name("page.js")
     _css = STYLE_SHEET
     query = traitlets.Unicode("").tag(sync=True)
+    opened: Any = traitlets.List(traitlets.Unicode()).tag(sync=True)
 
     def download(self, name: str, text: str, kind: str = "text/plain") -> None:
         """Hand the reader a file; the browser makes it, the server keeps nothing."""

@@ -29,7 +29,7 @@ from memscape.performance.traffic import traffic
 from memscape.planner.advice import Change, on_layout
 from memscape.planner.advice import zero as zero_of
 from memscape.problem import Problem
-from memscape.views import controls, devices, exports, scenario, text
+from memscape.views import controls, devices, exports, loop, scenario, text
 from memscape.views.charts import Chart
 from memscape.views.steps import Steps
 from memscape.workload import Inference, Training
@@ -92,7 +92,7 @@ def parallelism() -> Any:
         "traffic.csv": lambda seen: exports.terms_table(seen.sent),
         "changes.csv": lambda seen: exports.changes_table(_changes(seen)),
     }
-    return controls.page(
+    return loop.page(
         fields,
         _spread,
         _show,

@@ -3,23 +3,29 @@
 
 const PAGE = ".memscape-page";
 
-// a table that is written anew keeps open what the reader had opened
+// A table that is written anew keeps open what the reader had opened, and the kernel is told what that is: it sends what
+// is behind a line when the line is opened.
 function keepOpen() {
   const open = new Set();
+  const told = new Set();
   const key = (details) => {
     const output = details.closest("[class*='output-']");
     return `${[...(output?.classList ?? [])].find((name) => name.startsWith("output-"))} ${details.dataset.part}`;
   };
+  const parts = () => [...new Set([...open].map((each) => each.slice(each.indexOf(" ") + 1)))];
   const note = ({ target }) => {
-    if (target.dataset?.part) open[target.open ? "add" : "delete"](key(target));
+    if (!target.dataset?.part || !target.closest(PAGE)) return;
+    open[target.open ? "add" : "delete"](key(target));
+    for (const tell of told) tell(parts());
   };
   document.addEventListener("toggle", note, true);
-  return () => {
+  const reopen = () => {
     for (const details of document.querySelectorAll(`${PAGE} details[data-part]:not([data-seen])`)) {
       details.dataset.seen = "yes";
       if (open.has(key(details))) details.open = true;
     }
   };
+  return { reopen, told };
 }
 
 function set(node, name, value) {
@@ -105,7 +111,8 @@ function searchFields() {
 }
 
 function help() {
-  const helpers = [keepOpen(), speakAnswer()];
+  const { reopen, told } = keepOpen();
+  const helpers = [reopen, speakAnswer()];
   searchFields();
   let waiting = 0;
   const later = () => {
@@ -119,7 +126,7 @@ function help() {
     later();
   }).observe(document.body, { childList: true, subtree: true });
   later();
-  return true;
+  return { told };
 }
 
 // Browsers allow few changes of the address in a row, so it is written when a drag rests, and before the reader leaves.
@@ -157,9 +164,12 @@ function save({ name, text, kind }) {
 export default {
   initialize({ model }) {
     globalThis.memscapeHelp ??= help();
+    const tell = (open) => (model.set("opened", open), model.save_changes());
+    memscapeHelp.told.add(tell);
     model.on("msg:custom", (content) => content.type === "download" && save(content));
     // JupyterLab's address is its own
-    return document.body.dataset.voila ? address(model) : undefined;
+    const leave = document.body.dataset.voila ? address(model) : () => {};
+    return () => (memscapeHelp.told.delete(tell), leave());
   },
   render({ el }) {
     el.style.display = "none";

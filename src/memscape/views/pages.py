@@ -15,7 +15,7 @@ from memscape.cluster import RESERVE_PERCENT
 from memscape.memory.weights import quantised_groups, title
 from memscape.model import Model, scaled
 from memscape.planner.advice import Change, tried, ways
-from memscape.views import controls, exports, figures, scenario, text
+from memscape.views import controls, exports, figures, loop, scenario, text
 from memscape.views.charts import Chart
 from memscape.views.steps import Steps
 from memscape.workload import Inference
@@ -104,7 +104,7 @@ def index() -> Any:
         "notes": controls.html("card quiet"),
     }
     files = {"changes.csv": _changes_csv}
-    return controls.page(
+    return loop.page(
         fields,
         _overview,
         _show_overview,
@@ -226,9 +226,7 @@ def parameters() -> Any:
         "notes": controls.html("card quiet"),
     }
     files = {"weights.csv": lambda seen: exports.terms_table(seen.weights), "precisions.csv": _precisions_csv}
-    return controls.page(
-        fields, _counted, _show_counted, outputs, models.upload, files, terms=lambda seen: seen.parameters
-    )
+    return loop.page(fields, _counted, _show_counted, outputs, models.upload, files, terms=lambda seen: seen.parameters)
 
 
 def _precisions_csv(seen: Counted) -> str:
@@ -314,7 +312,7 @@ def kv_cache() -> Any:
         "notes": controls.html("card quiet"),
     }
     files = {"growth.csv": _growth_csv}
-    return controls.page(
+    return loop.page(
         fields, _cached, _show_cached, outputs, models.upload, files, steps=legal, terms=lambda seen: seen.cache
     )
 

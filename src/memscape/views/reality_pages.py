@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from html import escape
 from typing import Any
 
@@ -14,10 +15,11 @@ from memscape.model import Model
 from memscape.reality import claims, measurements
 from memscape.reality.claims import VERDICTS
 from memscape.reality.measured import measured
-from memscape.views import controls, exports, figures, scenario, text
+from memscape.views import controls, exports, figures, loop, scenario, text
 from memscape.views import reality_words as words
 from memscape.views.charts import Chart
 from memscape.views.controls import Control
+from memscape.views.folds import fold
 from memscape.views.steps import Steps
 from memscape.workload import Inference, Training
 
@@ -65,7 +67,7 @@ def reality_check() -> Any:
         "measured": controls.html("card"),
     }
     files = {"rules.csv": _rules_csv, "article.csv": _article_csv, "measurements.csv": _measurements_csv}
-    return controls.page(fields, _compared, _show, outputs, models.upload, files, legal, lambda seen: seen.exact)
+    return loop.page(fields, _compared, _show, outputs, models.upload, files, legal, lambda seen: seen.exact)
 
 
 def _compared(model: Model, work: str, verdict: str, published: str, **own: Any) -> Compared:
@@ -124,13 +126,13 @@ def _rules(seen: Compared) -> str:
     for rule in seen.rules:
         worst = rule.worst(seen.exact)
         mine, real = (each.by("phase").get(worst, 0) for each in (rule.answer, seen.exact))
-        parts.append(
-            f"<details data-part='{escape(rule.name)}'><summary class='row'><span>{escape(rule.name)}</span>"
-            f"<span>{units.amount(rule.answer.total)} <small>({_off(rule.error(seen.exact))})</small></span></summary>"
+        off = _off(rule.error(seen.exact))
+        line = f"<span>{escape(rule.name)}</span><span>{units.amount(rule.answer.total)} <small>({off})</small></span>"
+        why = (
             f"<p><code>{escape(rule.says)}</code></p><p>{escape(rule.errs)} Furthest off here: "
             f"<b>{escape(text.name_of(worst).lower())}</b>, {units.amount(mine)} in place of {units.amount(real)}.</p>"
-            f"</details>"
         )
+        parts.append(fold(rule.name, line, partial(str, why)))
     total = units.amount(seen.exact.total)
     parts.append(f"<div class='row total'><span>Exact</span><span>{total}</span></div>")
     return f"<div class='parts'>{''.join(parts)}</div>"

@@ -9,6 +9,7 @@ from memscape import units
 from memscape.reality import Claim, Measurement, claims
 from memscape.reality.claims import VERDICTS
 from memscape.views import text
+from memscape.views.folds import fold
 
 AGAINST = {"about": "about", "enough": "", "at most": "no more than", "at least": "at least", "between": ""}
 EXACT = 1e-12  # what rounding of floats leaves
@@ -38,18 +39,13 @@ def claims_by_section(verdict: str) -> str:
 
 def _section(name: str, found: tuple[Claim, ...], opened: bool) -> str:
     title = f"<span>{escape(name)}</span><span><small>{tally(found)}</small></span>"
-    return (
-        f"<details data-part='{escape(name)}'{' open' if opened else ''}><summary class='row'>{title}</summary>"
-        f"{''.join(map(_claim, found))}</details>"
-    )
+    return fold(name, title, lambda: "".join(map(_claim, found)), opened)
 
 
 def _claim(claim: Claim) -> str:
-    return (
-        f"<details data-part='{escape(claim.name)}'><summary class='row'><span>{escape(claim.claim)}</span>"
-        f"<span class='verdict {claim.verdict}'>{claim.verdict}</span></summary>{_numbers(claim)}"
-        f"<p>{escape(claim.why)} <small>Source: {text.source(claim.source)}</small></p></details>"
-    )
+    line = f"<span>{escape(claim.claim)}</span><span class='verdict {claim.verdict}'>{claim.verdict}</span>"
+    why = f"<p>{escape(claim.why)} <small>Source: {text.source(claim.source)}</small></p>"
+    return fold(claim.name, line, lambda: f"{_numbers(claim)}{why}")
 
 
 def _numbers(claim: Claim) -> str:
@@ -84,10 +80,8 @@ def one_by_one(found: tuple[Measurement, ...]) -> str:
     """Return every figure beside the prediction, and what is known of those that are off."""
     far = [f"<li>{escape(each.what)}: {escape(each.why)}.</li>" for each in found if each.why]
     why = f"<p>Where we know what is missing, or do not:</p><ul class='notes'>{''.join(far)}</ul>" if far else ""
-    return (
-        f"<p>{spread(found)}</p>{why}<div class='parts'><details data-part='measured'><summary class='row'>"
-        f"<span>Every one</span></summary>{_measured_table(found)}</details></div>"
-    )
+    every = fold("measured", "<span>Every one</span>", lambda: _measured_table(found))
+    return f"<p>{spread(found)}</p>{why}<div class='parts'>{every}</div>"
 
 
 def spread(found: tuple[Measurement, ...]) -> str:

@@ -9,6 +9,7 @@ from html import escape
 from memscape import tables, units
 from memscape.breakdown import Breakdown, Quantity, Term, latex
 from memscape.planner.advice import HARM, Change
+from memscape.views.folds import fold
 from memscape.views.formulas import alone, mathml
 
 PHASE_NAMES = {
@@ -115,17 +116,16 @@ def table(breakdown: Breakdown, by: str = "phase") -> Html:
 
 def _part(breakdown: Breakdown, by: str, part: str, value: float) -> str:
     """One part: a line that opens into the terms behind it."""
-    inner = breakdown.only(**{by: part})
-    rows = [_term_row(term, breakdown.unit) for term in inner.terms]
+    inner, unit = breakdown.only(**{by: part}), breakdown.unit
     share = f"{value / breakdown.total:.1%}" if breakdown.total else ""
-    opened = simple_table(("Term", "Formula", "Numbers", breakdown.unit.capitalize(), "Source"), rows, "terms")
     first = inner.terms[0]
     colour = f"group-{first.group}" if by == "group" else f"part-{first.phase}"
-    return (
-        f"<details data-part='{escape(part)}'><summary class='row'><span>{swatch(colour)}{escape(name_of(part))}"
-        f"</span><span>{amount(value, breakdown.unit)}</span><span class='share'>{share}</span></summary>"
-        f"{opened}</details>"
+    line = (
+        f"<span>{swatch(colour)}{escape(name_of(part))}</span><span>{amount(value, unit)}</span>"
+        f"<span class='share'>{share}</span>"
     )
+    head = ("Term", "Formula", "Numbers", unit.capitalize(), "Source")
+    return fold(part, line, lambda: simple_table(head, (_term_row(term, unit) for term in inner.terms), "terms"))
 
 
 def _term_row(term: Term, unit: str) -> Sequence[str]:

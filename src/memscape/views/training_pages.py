@@ -15,7 +15,7 @@ from memscape.memory.rules_of_thumb import room
 from memscape.memory.training_states import check
 from memscape.model import Model
 from memscape.planner.advice import Change, on_one
-from memscape.views import controls, courses, exports, figures, scenario, text
+from memscape.views import controls, courses, exports, figures, loop, scenario, text
 from memscape.views.charts import Chart
 from memscape.views.steps import Steps
 from memscape.workload import Training
@@ -73,7 +73,7 @@ def training() -> Any:
         scenario.checkpointing(),
         *scenario.accelerator(),
     )
-    return controls.page(
+    return loop.page(
         fields,
         _trained,
         _show_trained,

@@ -15,7 +15,7 @@ from memscape.memory.training_states import check
 from memscape.model import Model
 from memscape.planner import layout_of
 from memscape.planner.scenarios import Scenario, changes, most, surface
-from memscape.views import controls, scenario, text, what_if_figures
+from memscape.views import controls, loop, scenario, text, what_if_figures
 from memscape.views import what_if_words as words
 from memscape.views.charts import Chart
 from memscape.views.steps import Steps
@@ -53,7 +53,7 @@ def what_if() -> Any:
     legal = Steps(models.control)
     found = fields(models.control, legal)
     axes = Axes(legal, *(field for field in found if field.name in ("across", "up")))
-    return controls.page(found, _compared, _show, outputs, models.upload, EXPORTS, axes, _both)
+    return loop.page(found, _compared, _show, outputs, models.upload, EXPORTS, axes, _both)
 
 
 def _both(seen: Compared) -> dict[str, Breakdown]:
