@@ -15,6 +15,7 @@ import memscape as ms
 from memscape import tables
 
 PAGES = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
+LESSONS = [name for name in PAGES if name != "index"]
 SIZES = {"desktop": (1440, 900), "phone": (390, 844)}
 # how wide each chart that is seen was drawn, and the room that it has
 CHARTS = """() => [...document.querySelectorAll('.memscape-chart')].filter((box) => box.clientWidth)
@@ -173,9 +174,9 @@ def test_formulas_are_drawn_by_the_browser(visit):
 def test_advice_follows_the_controls(visit):
     """What would make it fit is worked out when a slider has come to rest, and is then about what is shown."""
     seen = visit().open("04_training", "model=llama-3.1-8b&training_precision=bf16-mixed")
-    seen.until("() => document.querySelector('.output-advice').innerText.includes('What would make it fit')")
+    seen.until("() => document.querySelector('.output-advice').textContent.includes('What would make it fit')")
     seen.tab.get_by_label("Optimizer", exact=True).select_option(label="SGD")
-    seen.until("() => document.querySelector('.output-advice').innerText.includes('What would need less')")
+    seen.until("() => document.querySelector('.output-advice').textContent.includes('What would need less')")
     seen.until("() => !document.querySelector('.waits')")
     assert "fits on one" in seen.answer
     assert seen.complaints == []
@@ -208,6 +209,37 @@ def test_link_is_copied_with_its_scenario(visit):
     seen.tab.click("#copy")
     seen.until("() => document.getElementById('copied').textContent === 'Link copied'")
     assert seen.tab.evaluate("navigator.clipboard.readText()") == seen.tab.url and "tokens=4096" in seen.tab.url
+
+
+@pytest.mark.parametrize("name, size", [*((name, "phone") for name in LESSONS), (LESSONS[-1], "desktop")])
+def test_answer_stands_on_the_first_screen_and_leads_to_its_controls(visit, name, size):
+    """Issue 6: the answer first. A lesson comes before its controls, so what they say stands above it too."""
+    width, height = SIZES[size]
+    seen = visit(width, height).open(name, "name=Ours")
+    big = seen.tab.locator(".ahead .big")
+    box = big.bounding_box()
+    assert box["y"] > 0 and box["y"] + box["height"] < height
+    assert big.inner_text() == seen.tab.locator(".answer .big").inner_text()
+    assert seen.tab.inner_text(".ahead .scenario") == "Ours"
+    seen.tab.click(".ahead a")
+    assert seen.tab.evaluate("document.querySelector('.memscape-page').getBoundingClientRect().top") < height / 2
+    assert seen.tab.evaluate("document.activeElement.closest('.controls') !== null")
+    assert seen.complaints == []
+
+
+def test_answer_above_a_lesson_follows_the_controls(visit):
+    seen = visit().open("03_kv_cache", "model=llama-3.1-8b")
+    seen.tab.locator(".noUi-handle").first.press("End")
+    seen.until(
+        "() => document.querySelector('.ahead .big').textContent === document.querySelector('.answer .big').textContent"
+        " && document.querySelector('.ahead').innerText.includes('1,048,576')"
+    )
+
+
+def test_the_overview_begins_with_its_answer(visit):
+    """Nothing stands twice where the answer is on the first screen anyway."""
+    seen = visit().open("index")
+    assert seen.tab.locator(".ahead").count() == 0
 
 
 def test_dead_kernel_is_said_with_a_way_back(visit, server):

@@ -8,6 +8,33 @@
   };
   new MutationObserver(label).observe(root, { attributes: true, attributeFilter: ["data-theme"] });
 
+  // A lesson comes before its controls. What they say now stands above it too, and leads to them; it follows them when
+  // they rest, so that nothing moves under a reader's hand.
+  const shownAhead = (cells) => {
+    const page = cells.querySelector(".memscape-page");
+    const question = cells.querySelector(".jp-RenderedMarkdown h1 ~ p");
+    if (!page || !question || page.getBoundingClientRect().top < innerHeight / 2) return;
+    const ahead = Object.assign(document.createElement("section"), { className: "ahead" });
+    ahead.setAttribute("aria-label", "The answer now");
+    const link = Object.assign(document.createElement("a"), { href: "", textContent: "Change the settings ↓" });
+    link.addEventListener("click", (event) => {
+      event.preventDefault();
+      page.scrollIntoView();
+      page.querySelector(".controls :is(input, select)")?.focus({ preventScroll: true });
+    });
+    let waiting = 0;
+    const say = () => {
+      const words = [...page.querySelectorAll(".scenario, .answer :is(.over, .big, .lead)")].map((each) => each.cloneNode(true));
+      if (words.length) ahead.replaceChildren(...words, link);
+    };
+    new MutationObserver(() => {
+      clearTimeout(waiting);
+      waiting = setTimeout(say, ahead.firstChild ? 400 : 0);
+    }).observe(page, { childList: true, subtree: true });
+    say();
+    question.after(ahead);
+  };
+
   document.addEventListener("DOMContentLoaded", () => {
     label();
     const cells = document.getElementById("rendered_cells");
@@ -18,7 +45,9 @@
     const ready = () => {
       if (!cells.querySelector(awaited)) return;
       document.body.classList.add("ready");
+      if (controls && !cells.querySelector(".answer .big")) return;
       watch.disconnect();
+      shownAhead(cells);
     };
     const watch = new MutationObserver(ready);
     watch.observe(cells, { childList: true, subtree: true });
