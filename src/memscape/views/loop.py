@@ -159,6 +159,8 @@ class Loop:
 
     def fill(self, _change: Any) -> None:
         """Show the same result with what a reader has opened."""
+        if self.result is None:
+            return
         with units.shown_in(self.unit.value), sent_for(self.memory.opened):
             shown = self.show(self.result)
         for name, value in shown.items():
