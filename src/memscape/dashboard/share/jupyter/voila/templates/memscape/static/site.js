@@ -12,8 +12,9 @@
   // they rest, so that nothing moves under a reader's hand.
   const shownAhead = (cells) => {
     const page = cells.querySelector(".memscape-page");
-    const question = cells.querySelector(".jp-RenderedMarkdown h1 ~ p");
-    if (!page || !question || page.getBoundingClientRect().top < innerHeight / 2) return;
+    const [question, lesson] = ["h1 ~ p", "h2"].map((each) => cells.querySelector(`.jp-RenderedMarkdown ${each}`));
+    const before = page && lesson && lesson.compareDocumentPosition(page) & Node.DOCUMENT_POSITION_FOLLOWING;
+    if (!question || !before) return;
     const ahead = Object.assign(document.createElement("section"), { className: "ahead" });
     ahead.setAttribute("aria-label", "The answer now");
     const link = Object.assign(document.createElement("a"), { href: "", textContent: "Change the settings ↓" });
