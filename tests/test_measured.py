@@ -14,6 +14,7 @@ import pytest
 from published import ROOT
 
 import memscape as ms
+from memscape.config import shortened
 
 # AdamW's counters of steps (4 bytes a tensor) stay on the CPU, and the state of the random numbers is that of cuDNN's
 # kernel, which CUDA prefers on Hopper; both are predicted as on other cards
@@ -67,15 +68,7 @@ def _runs():
 def _model(row):
     """The model of a row, with as many layers as were run."""
     raw = json.loads((ROOT / "data" / "models" / f"{row['model']}.json").read_text(encoding="utf-8"))
-    if not row["layers"]:
-        return ms.model(row["model"])
-    layers, full = int(row["layers"]), raw["num_hidden_layers" if "num_hidden_layers" in raw else "n_layers"]
-    for name, value in raw.items():
-        if name in ("num_hidden_layers", "n_layers"):
-            raw[name] = layers
-        elif isinstance(value, list) and len(value) == full:
-            raw[name] = value[:layers]
-    return ms.read_model(raw, row["model"])
+    return ms.read_model(shortened(raw, int(row["layers"])), row["model"]) if row["layers"] else ms.model(row["model"])
 
 
 def _workload(row):

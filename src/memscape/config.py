@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Mapping
@@ -36,6 +37,7 @@ KEYS: dict[str, tuple[tuple[str, ...], int]] = {
     "rotary_share": (("partial_rotary_factor", "rotary_pct"), 0),
     "activation": (("hidden_act", "hidden_activation", "activation_function", "activation"), 0),
 }
+DEPTHS = KEYS["layers"][0] + KEYS["decoder_layers"][0]
 LARGEST = 1 << 22
 # classes with a head for a task, whose size depends on the labels
 TASK = re.compile(r"For(Sequence|Token|Image)Classification|ForQuestionAnswering|ForMultipleChoice|EncoderModel")
@@ -76,6 +78,22 @@ def _all_defaults() -> Mapping[str, Mapping[str, Any]]:
 def _keys(word: str) -> tuple[str, ...]:
     """Return the keys that a word is published under; a word that has none of its own is a key."""
     return KEYS[word][0] if word in KEYS else (word,)
+
+
+def shortened(config: Mapping[str, Any], layers: int | None) -> dict[str, Any]:
+    """Return the config with another depth; lists with one entry per layer are cut alike."""
+    if layers is not None and layers < 1:
+        raise Problem(f"a model of {layers} layers cannot be run; use at least 1")
+    raw = copy.deepcopy(dict(config))
+    full = next((raw[each] for each in DEPTHS if raw.get(each) is not None), None)
+    if layers is None or layers == full:
+        return raw
+    for name, value in raw.items():
+        if name in DEPTHS and value is not None:
+            raw[name] = layers
+        elif isinstance(value, list) and len(value) == full:
+            raw[name] = (value * -(-layers // len(value)))[:layers]
+    return raw
 
 
 class Config:

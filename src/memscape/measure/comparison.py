@@ -16,9 +16,10 @@ from typing import Any
 import memscape
 from memscape import tables
 from memscape.breakdown import Breakdown, product
+from memscape.config import shortened
 from memscape.measure.course import Course, serving_course, step_course
 from memscape.measure.optimizers import optimizer_words
-from memscape.measure.subject import Adapters, Config, shortened
+from memscape.measure.subject import Adapters, Config
 from memscape.measure.witness import Kept, saved_tensors
 from memscape.problem import Problem
 from memscape.readers import parse_config

@@ -6,7 +6,6 @@ Needs torch and transformers (extra `measure`). On the meta device shapes, types
 
 from __future__ import annotations
 
-import copy
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -18,13 +17,13 @@ import torch
 import transformers
 from transformers.models.auto import modeling_auto
 
+from memscape.config import shortened
 from memscape.measure.emulation import AsCuda
 from memscape.problem import Problem
 
 transformers.logging.set_verbosity_error()
 Config = Mapping[str, Any]
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers")
 RATES = ("dropout", "pdrop", "drop_rate")
 # for a config that names no class: what a model of its family is made for
 HEADS = (
@@ -87,22 +86,6 @@ def check_device(device: str) -> None:
         raise Problem(f'unknown device "{device[:40]}"; use "meta" (no memory is used), "cpu" or "cuda"')
     if not torch.cuda.is_available() or int(device.partition(":")[2] or 0) >= torch.cuda.device_count():
         raise Problem(f'there is no device "{device}" here; use "meta", which needs none, or "cpu"')
-
-
-def shortened(config: Config, layers: int | None) -> dict[str, Any]:
-    """Return the config with another depth; lists with one entry per layer are cut alike."""
-    if layers is not None and layers < 1:
-        raise Problem(f"a model of {layers} layers cannot be run; use at least 1")
-    raw = copy.deepcopy(dict(config))
-    full = next((raw[each] for each in DEPTHS if raw.get(each) is not None), None)
-    if layers is None or layers == full:
-        return raw
-    for name, value in raw.items():
-        if name in DEPTHS and value is not None:
-            raw[name] = layers
-        elif isinstance(value, list) and len(value) == full:
-            raw[name] = (value * -(-layers // len(value)))[:layers]
-    return raw
 
 
 def model_class(raw: Config) -> Any:

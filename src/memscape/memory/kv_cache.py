@@ -55,14 +55,14 @@ def cut_off(model: Model, inference: Inference) -> Breakdown:
     Source:    transformers_cache
     """
     local = {kind: layers for kind, layers in model.attention_layers.items() if kind != "full"}
-    if inference.engine != "transformers" or inference.reserved_tokens is not None or model.window is None or not local:
+    if not _grows(inference) or model.window is None:
         return Breakdown("bytes", ())
     precision, terms = cache_precision(inference.kv_cache), tuple[Term, ...]()
     tokens = {"tokens_cut_off": maximum(inference.prompt_tokens - (model.window - 1), 0)}
     for kind, layers in local.items():
-        name = "layers" if len(model.attention_layers) == 1 else f"{kind}_layers"
-        held = _stored(model, inference, precision, f"{kind}, cut off", {name: layers}, tokens)
-        index = {name: layers, "bytes_per_index": 8}
+        counted = _counted(model, kind, layers)
+        held = _stored(model, inference, precision, f"{kind}, cut off", counted, tokens)
+        index = counted | {"bytes_per_index": 8}
         window = Term(f"window, {kind}", index, "attention", "kv_cache", "transformers_cache")
         terms += (*(replace(term, source="transformers_cache") for term in held), window)
     return Breakdown("bytes", terms)
@@ -72,9 +72,8 @@ def _decoder(model: Model, inference: Inference, precision: CachePrecision) -> t
     """One term for each kind of layer: those that see everything, and those that see a window or a chunk."""
     terms: tuple[Term, ...] = ()
     for kind, layers in model.attention_layers.items():
-        name = "layers" if len(model.attention_layers) == 1 else f"{kind}_layers"
         tokens = {"tokens_kept" if kind != "full" else "tokens": _tokens_kept(model, inference, kind)}
-        terms += _stored(model, inference, precision, kind, {name: layers}, tokens)
+        terms += _stored(model, inference, precision, kind, _counted(model, kind, layers), tokens)
     return terms
 
 
@@ -132,9 +131,18 @@ def _tokens_kept(model: Model, inference: Inference, kind: str) -> Quantity:
     tokens = inference.tokens if inference.reserved_tokens is None else inference.reserved_tokens
     if kind != "full" and model.window is not None:
         # transformers' dynamic sliding layer drops the oldest token before the next one comes; a static one does not.
-        dynamic = inference.engine == "transformers" and inference.reserved_tokens is None
-        tokens = minimum(tokens, model.window - 1 if dynamic else model.window)
+        tokens = minimum(tokens, model.window - 1 if _grows(inference) else model.window)
     return _in_blocks(inference, tokens)
+
+
+def _grows(inference: Inference) -> bool:
+    """Whether it is transformers' dynamic cache."""
+    return inference.engine == "transformers" and inference.reserved_tokens is None
+
+
+def _counted(model: Model, kind: str, layers: int) -> Sizes:
+    """The layers of a kind; where there is one kind alone, it needs no name."""
+    return {"layers" if len(model.attention_layers) == 1 else f"{kind}_layers": layers}
 
 
 def _in_blocks(inference: Inference, tokens: Quantity) -> Quantity:

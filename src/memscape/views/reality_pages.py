@@ -124,18 +124,22 @@ def _off(error: float) -> str:
 def _rules(seen: Compared) -> str:
     parts = []
     for rule in seen.rules:
-        worst = rule.worst(seen.exact)
-        mine, real = (each.by("phase").get(worst, 0) for each in (rule.answer, seen.exact))
         off = _off(rule.error(seen.exact))
         line = f"<span>{escape(rule.name)}</span><span>{units.amount(rule.answer.total)} <small>({off})</small></span>"
-        why = (
-            f"<p><code>{escape(rule.says)}</code></p><p>{escape(rule.errs)} Furthest off here: "
-            f"<b>{escape(text.name_of(worst).lower())}</b>, {units.amount(mine)} in place of {units.amount(real)}.</p>"
-        )
-        parts.append(fold(rule.name, line, partial(str, why)))
+        parts.append(fold(rule.name, line, partial(_why, rule, seen.exact)))
     total = units.amount(seen.exact.total)
     parts.append(f"<div class='row total'><span>Exact</span><span>{total}</span></div>")
     return f"<div class='parts'>{''.join(parts)}</div>"
+
+
+def _why(rule: Rule, exact: Breakdown) -> str:
+    """What a rule says, and where it errs most."""
+    worst = rule.worst(exact)
+    mine, real = (each.by("phase").get(worst, 0) for each in (rule.answer, exact))
+    return (
+        f"<p><code>{escape(rule.says)}</code></p><p>{escape(rule.errs)} Furthest off here: "
+        f"<b>{escape(text.name_of(worst).lower())}</b>, {units.amount(mine)} in place of {units.amount(real)}.</p>"
+    )
 
 
 # the files

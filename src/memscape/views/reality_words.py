@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from html import escape
 
 from memscape import units
@@ -44,8 +44,11 @@ def _section(name: str, found: tuple[Claim, ...], opened: bool) -> str:
 
 def _claim(claim: Claim) -> str:
     line = f"<span>{escape(claim.claim)}</span><span class='verdict {claim.verdict}'>{claim.verdict}</span>"
-    why = f"<p>{escape(claim.why)} <small>Source: {text.source(claim.source)}</small></p>"
-    return fold(claim.name, line, lambda: f"{_numbers(claim)}{why}")
+    return fold(claim.name, line, partial(_reason, claim))
+
+
+def _reason(claim: Claim) -> str:
+    return f"{_numbers(claim)}<p>{escape(claim.why)} <small>Source: {text.source(claim.source)}</small></p>"
 
 
 def _numbers(claim: Claim) -> str:

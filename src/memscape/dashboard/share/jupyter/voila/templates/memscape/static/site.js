@@ -26,12 +26,13 @@
     let waiting = 0;
     const say = () => {
       const words = [...page.querySelectorAll(".scenario, .answer :is(.over, .big, .lead)")].map((each) => each.cloneNode(true));
-      if (words.length) ahead.replaceChildren(...words, link);
+      ahead.replaceChildren(...words, link);
     };
-    new MutationObserver(() => {
+    const changed = new MutationObserver(() => {
       clearTimeout(waiting);
-      waiting = setTimeout(say, ahead.firstChild ? 400 : 0);
-    }).observe(page, { childList: true, subtree: true });
+      waiting = setTimeout(say, 400);
+    });
+    for (const output of page.querySelectorAll(".scenario-name, .answer")) changed.observe(output, { childList: true, subtree: true });
     say();
     question.after(ahead);
   };
