@@ -113,8 +113,9 @@ def test_overview_says_what_the_package_computes():
     devices = ms.fewest_devices(served, ms.accelerator("H100 SXM 80GB"))
     assert f"{devices} × H100 SXM 80GB" in page.answer
     assert ms.units.amount(served.total) in page.answer
-    drawn = sum(bar["x"][0] for bar in page.charts[0].spec["data"] if bar["name"] != "Free")
-    assert drawn * 1e9 == pytest.approx(served.total)
+    (bar,) = page.charts[0].spec["data"]
+    sizes = dict(zip(bar["marker"]["color"], bar["x"], strict=True))
+    assert sum(sizes.values()) - sizes["var(--part-free)"] == pytest.approx(served.total / 1e9)
 
 
 def test_parameters_page_says_the_exact_count():
@@ -166,7 +167,9 @@ def test_activations_page_says_the_exact_bytes(values):
     assert marked.endswith(ms.units.amount(kept.total))
     place = page.charts[0].spec["layout"]["yaxis"]["ticktext"].index(marked)
     scale = {"MB": 1e6, "GB": 1e9}[page.charts[0].spec["layout"]["xaxis"]["title"]["text"]]
-    assert sum(bar["x"][place] for bar in page.charts[0].spec["data"]) * scale == pytest.approx(kept.total)
+    (bar,) = page.charts[0].spec["data"]
+    drawn = sum(size for row, size in zip(bar["y"], bar["x"], strict=True) if row == place)
+    assert drawn * scale == pytest.approx(kept.total)
     for term in kept:
         assert term.because in html.unescape(_shown(page, "output-tensors"))
     layers = by_layer(kept)
@@ -219,9 +222,11 @@ def test_training_page_says_the_highest_moment(values):
     assert (fits if peak.total <= device.usable_bytes else lacks) in _said(page.answer)
     course = page.charts[1].spec
     scale = {"GB": 1e9, "TB": 1e12}[course["layout"]["yaxis"]["title"]["text"]]
-    bars = [each for each in course["data"] if each["type"] == "bar"]
-    heights = [sum(bar["y"][place] for bar in bars) * scale for place in range(12)]
-    assert heights == pytest.approx([alive.total for alive in moments.values()])
+    (bar,) = [each for each in course["data"] if each["type"] == "bar"]
+    heights: dict[float, float] = {}
+    for place, size in zip(bar["x"], bar["y"], strict=True):
+        heights[place] = heights.get(place, 0) + size * scale
+    assert [heights[place] for place in sorted(heights)] == pytest.approx([alive.total for alive in moments.values()])
     for alive in moments.values():
         assert ms.units.amount(alive.total) in _shown(page, "output-moments")
     assert training_pages.MOMENTS[peak.notes[0].split()[4]] in page.answer
@@ -446,7 +451,9 @@ def test_figure_of_a_large_cluster_is_drawn():
     figure = figures.memory_bar(served, device.usable_bytes, devices, device.name)
     plotly.graph_objects.Figure(figure)
     assert figure["layout"]["xaxis"]["title"]["text"] == f"TB on {devices:,} × T4"
-    assert sum(bar["x"][0] for bar in figure["data"]) == pytest.approx(devices * device.usable_bytes / 1e12)
+    (bar,) = figure["data"]
+    assert sum(bar["x"]) == pytest.approx(devices * device.usable_bytes / 1e12)
+    assert bar["base"][1:] == pytest.approx([sum(bar["x"][:place]) for place in range(1, len(bar["x"]))])
 
 
 def test_common_precisions_are_precisions():
@@ -509,14 +516,16 @@ def test_tiles_say_what_each_device_holds():
     asked = ms.Training(precision="bf16-mixed", implementation="megatron")
     stages = each_stage(model, asked, layout)
     drawn = devices.tiles(stages, 8, ms.accelerator("L4").usable_bytes, "8 devices")
-    (rows,), (*shapes, frames) = drawn["data"], drawn["layout"]["shapes"]
-    assert all(ms.units.amount(stage.total) in said for stage, said in zip(stages, rows["hovertext"], strict=True))
-    assert frames["line"]["color"] == "var(--alert)"
+    (rows,), (gaps, frames) = drawn["data"], drawn["layout"]["shapes"]
     held = dict.fromkeys(part for stage in stages for part, size in stage.by("phase").items() if size)
-    assert {shape["fillcolor"] for shape in shapes} == {f"var(--part-{part})" for part in ("free", *held)}
-    assert all(shape["path"].count("Z") == 32 for shape in (*shapes, frames))
-    tile = [re.findall(r"M[-\d.]+,([\d.]+)H[-\d.]+V([\d.]+)", shape["path"])[0] for shape in shapes]
-    assert [low for low, _ in tile[2:]] == [high for _, high in tile[1:-1]] and tile[-1][1] == tile[0][1]
+    assert set(rows["marker"]["color"]) == {f"var(--part-{part})" for part in ("free", *held)}
+    pieces = [*zip(rows["base"], rows["y"], rows["hovertext"], strict=True)]
+    for bottom, stage in zip((3, 2, 1, 0), stages, strict=True):
+        mine = [(base, high, said) for base, high, said in pieces if bottom <= base < bottom + 0.9]
+        assert all(ms.units.amount(stage.total) in said for *_, said in mine)
+        assert mine[0][0] == bottom and sum(high for _, high, _ in mine) == pytest.approx(devices.TILE)
+    assert gaps["path"].count("Z") == 7 and frames["path"].count("Z") == 32
+    assert frames["line"]["color"] == "var(--alert)"
     roomy = devices.tiles(stages, 8, ms.accelerator("B200").usable_bytes, "8 devices")["layout"]["shapes"]
     assert roomy[-1]["line"]["color"] == "var(--soft)"
     assert devices.heat(stages)["data"][0]["z"][0][0] == pytest.approx(stages[0].by("phase")["weights"] / 1e9)

@@ -132,18 +132,11 @@ def test_waterfall_leads_from_total_to_total(page):
     """Each step starts where the one before ended; the bars of a scenario are as long as its total."""
     opened = page("model_b=mixtral-8x7b")
     seen, spec = opened.seen, opened.outputs["steps"].spec
-    ends = {"A": 0.0, "B": 0.0}
-    for bar in spec["data"]:
-        for row, size in zip(bar["y"], bar["x"], strict=True):
-            if row in ends:
-                ends[row] += size
+    (bar,) = spec["data"]
+    pieces = [*zip(bar["y"], bar["base"], bar["x"], strict=True)]
+    ends = {row: sum(size for each, _, size in pieces if each == row) for row in "AB"}
     assert ends["A"] == pytest.approx(seen.a.held.total / 1e9) and ends["B"] == pytest.approx(seen.b.held.total / 1e9)
-    spans = {
-        row: sorted((start, start + size))
-        for bar in spec["data"]
-        for row, size, start in zip(bar["y"], bar["x"], bar["base"], strict=True)
-        if row not in ends
-    }
+    spans = {row: (start, start + size) for row, start, size in pieces if row not in ends}
     at = ends["A"]
     for row in spec["layout"]["yaxis"]["categoryarray"][::-1][1:-1]:
         low, high = spans[row]
@@ -227,7 +220,7 @@ def test_inputs_of_the_map_always_differ(page):
 def test_words_of_what_fits_are_never_run_as_a_formula(page):
     """OWASP, CSV injection: this table goes the way of all others."""
     seen = page("model=llama-3.1-8b&devices=1").seen
-    bad = replace(seen, fitting=seen.fitting.assign(why="=1+1\r\nnext"))
+    bad = replace(seen, fitting=[row | {"why": "=1+1\r\nnext"} for row in seen.fitting])
     assert {row[-1] for row in _read(EXPORTS["what_fits.csv"](bad))[1:]} == {"'=1+1 next"}
     assert {row[2] for row in _read(EXPORTS["what_fits.csv"](seen))[1:]} <= {"yes", "no"}
 

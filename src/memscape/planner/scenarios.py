@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from memscape.breakdown import Breakdown, Quantity
@@ -38,7 +39,7 @@ class Scenario:
     model: Model
     asked: Inference | Training
     layout: Layout
-    held: Breakdown
+    held: Breakdown = field(compare=False)  # follows from the others
 
     @classmethod
     def of(cls, model: Model, asked: Inference | Training, layout: Layout) -> Scenario:
@@ -134,6 +135,13 @@ def _totals(scenario: Scenario, card: Accelerator, axes: dict[str, Array]) -> Ar
 def most(scenario: Scenario, card: Accelerator, quantity: str) -> int:
     """Return the largest value of a quantity that fits, up to the end of its range; 0 where not even 1 does."""
     last = int(steps(scenario, quantity, 2)[-1])
+    one: dict[str, Any] = {quantity: 1}
+    return _most(replace(scenario, asked=replace(scenario.asked, **one)), card, quantity, last)
+
+
+@lru_cache(maxsize=64)
+def _most(scenario: Scenario, card: Accelerator, quantity: str, last: int) -> int:
+    """The same for each value that the quantity has now: a slider that moves it need not ask anew."""
     return int(_edge(scenario, card, {}, (quantity, last))[0])
 
 

@@ -7,8 +7,8 @@ from math import floor, log10
 
 from memscape import units
 from memscape.breakdown import Breakdown
-from memscape.views.figures import Figure, scale_of
-from memscape.views.text import GROUP_NAMES, PHASE_NAMES, name_of, ordered
+from memscape.views.figures import Figure, piece, scale_of, stack
+from memscape.views.text import GROUP_NAMES, PHASE_NAMES, ordered
 
 ENDS = (1, 1.5, 2, 3, 4, 5, 6, 8, 10)
 HEADROOM = 1.12  # room for the amount above the highest bar
@@ -21,23 +21,22 @@ def ways(counted: Mapping[str, Breakdown], chosen: str) -> Figure:
     scale, unit = scale_of(largest)
     groups = {name: way.by("group") for name, way in counted.items()}
     places = [*range(len(counted))]
-    bars = [
-        _bars(group, "group", places, [way.get(group, 0) for way in groups.values()], scale, groups)
-        | {"orientation": "h"}
+    pieces = [
+        piece(place, group, groups[name][group], group=True, before=f"{name}<br>")
         for group in ordered(groups.values(), GROUP_NAMES)
+        for place, name in enumerate(counted)
+        if group in groups[name]
     ]
-    for bar in bars:
-        bar["x"], bar["y"] = bar["y"], bar["x"]
     labels = [_label(name, way, name == chosen) for name, way in counted.items()]
     layout = {
-        "barmode": "stack",
+        "barmode": "overlay",
         "bargap": 0.35,
         "showlegend": False,
         "xaxis": {"title": {"text": unit, "standoff": 8}, "range": [0, nice_end(largest / scale)], "fixedrange": True},
         "yaxis": PLAIN | {"tickvals": places, "ticktext": labels, "autorange": "reversed", "ticksuffix": " "},
         "margin": {"l": 132, "r": 20, "t": 4, "b": 52},
     }
-    return {"data": bars, "layout": layout}
+    return {"data": [stack(pieces, scale)], "layout": layout}
 
 
 def _label(name: str, way: Breakdown, chosen: bool) -> str:
@@ -56,13 +55,15 @@ def course(moments: Mapping[str, Breakdown], highest: Collection[int], pairs: Se
     end = nice_end(max(peak, line) / scale * HEADROOM)
     places = [place + place // 2 * 0.35 + place // (len(moments) // 2) * 0.5 for place in range(len(moments))]
     phases = [alive.by("phase") for alive in moments.values()]
-    bars = [
-        _bars(phase, "part", places, [alive.get(phase, 0) for alive in phases], scale, moments)
+    pieces = [
+        piece(place, phase, alive[phase], before=f"{name}<br>")
         for phase in ordered(phases, PHASE_NAMES)
+        for place, name, alive in zip(places, moments, phases, strict=True)
+        if phase in alive
     ]
     marks = [(places[place], peak / scale, f"{units.amount(peak)}<br>▼") for place in highest]
     layout = {
-        "barmode": "stack",
+        "barmode": "overlay",
         "bargap": 0.06,
         "showlegend": False,
         "xaxis": PLAIN
@@ -71,7 +72,7 @@ def course(moments: Mapping[str, Breakdown], highest: Collection[int], pairs: Se
         "shapes": _limit(line / scale) if line else [],
         "margin": {"l": 50, "r": 12, "t": 26, "b": 30},
     }
-    return {"data": [*bars, _words([*_steps(places, end), *marks])], "layout": layout}
+    return {"data": [stack(pieces, scale, upright=True), _words([*_steps(places, end), *marks])], "layout": layout}
 
 
 def in_sight(moments: Iterable[Breakdown], capacity: int) -> bool:
@@ -113,23 +114,6 @@ def _words(words: Sequence[tuple[float, float, str]]) -> Figure:
 def _limit(height: float) -> list[Figure]:
     stroke = {"color": "var(--alert)", "width": 2, "dash": "dash"}
     return [{"type": "line", "line": stroke, "xref": "paper", "x0": 0, "x1": 1, "y0": height, "y1": height}]
-
-
-def _bars(
-    part: str, kind: str, places: Sequence[float], sizes: Sequence[int], scale: float, names: Iterable[str]
-) -> Figure:
-    """One part of all bars."""
-    return {
-        "type": "bar",
-        "name": name_of(part),
-        "x": [*places],
-        "y": [size / scale for size in sizes],
-        "hovertext": [
-            f"{name}<br>{name_of(part)}: {units.amount(size)}" for name, size in zip(names, sizes, strict=True)
-        ],
-        "hoverinfo": "text",
-        "marker": {"color": f"var(--{kind}-{part})", "line": {"width": 1, "color": "var(--card)"}},
-    }
 
 
 def nice_end(value: float) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from memscape import units
 from memscape.breakdown import Breakdown
-from memscape.views.figures import MARGIN, Figure, scale_of
+from memscape.views.figures import MARGIN, Figure, Piece, scale_of, stack
 from memscape.views.text import PHASE_NAMES, name_of, ordered
 
 FORMS = {
@@ -26,48 +26,37 @@ def tiles(stages: Sequence[Breakdown], columns: int, capacity: int, copies: str)
     A tile is as high as the memory of a device. A device that needs more is full to the edge, in a frame of alert.
     """
     count = len(stages)
+    across = {"showticklabels": False, "title": {"text": copies, "standoff": 8}, "range": [-0.6, columns - 0.4]}
     layout = {
-        "bargap": 0,
+        "barmode": "overlay",
         "showlegend": False,
-        "shapes": [*_fillings(stages, columns, capacity), *_frames(stages, columns, capacity)],
-        "xaxis": PLAIN | {"showticklabels": False, "title": {"text": copies, "standoff": 8}},
+        "shapes": [_gaps(count, columns), *_frames(stages, columns, capacity)],
+        "xaxis": PLAIN | across,
         "yaxis": PLAIN | _stage_names(count) | {"range": [-0.1, count], "automargin": True},
         "margin": MARGIN | {"b": 40},
         "hoverlabel": {"align": "left"},
     }
-    return {"data": [_pointed_at(stages, columns, capacity)], "layout": layout}
+    return {"data": [_fillings(stages, columns, capacity)], "layout": layout}
 
 
-def _pointed_at(stages: Sequence[Breakdown], columns: int, capacity: int) -> Figure:
-    """What there is to point at: the tiles of a stage, which hold the same."""
-    return {
-        "type": "bar",
-        "x": [(columns - 1) / 2] * len(stages),
-        "width": columns,
-        "y": [TILE] * len(stages),
-        "base": _bottoms(len(stages)),
-        "marker": {"color": "rgba(0,0,0,0)"},
-        "hovertext": [_hover(stage, row, len(stages), capacity) for row, stage in enumerate(stages)],
-        "hoverinfo": "text",
-    }
+def _fillings(stages: Sequence[Breakdown], columns: int, capacity: int) -> Figure:
+    """What the tiles of each stage hold, over its whole width; the gaps between tiles come on top."""
+    pieces = []
+    for row, stage in enumerate(stages):
+        said, scale = _hover(stage, row, len(stages), capacity), TILE / max(capacity, stage.total)
+        sizes = {**stage.by("phase"), "free": max(0, capacity - stage.total)}
+        start = float(len(stages) - 1 - row)
+        for part in ordered([sizes], PHASE_NAMES):
+            pieces.append(Piece((columns - 1) / 2, sizes[part] * scale, f"part-{part}", said, start))
+            start += sizes[part] * scale
+    return stack(pieces, 1, upright=True) | {"width": columns - 1 + TILE}
 
 
-def _fillings(stages: Sequence[Breakdown], columns: int, capacity: int) -> list[Figure]:
-    """One shape for all that is free, and one for each part, over all tiles: a browser has little to draw."""
-    phases = [stage.by("phase") for stage in stages]
-    room = [max(capacity, stage.total) for stage in stages]
-    bottoms = [float(bottom) for bottom in _bottoms(len(stages))]
-    shapes = [_filled("free", columns, bottoms, [TILE] * len(stages))]
-    for part in ordered(phases, PHASE_NAMES):
-        heights = [phase.get(part, 0) / whole * TILE for phase, whole in zip(phases, room, strict=True)]
-        shapes.append(_filled(part, columns, bottoms, heights))
-        bottoms = [low + high for low, high in zip(bottoms, heights, strict=True)]
-    return shapes
-
-
-def _filled(part: str, columns: int, bottoms: Sequence[float], heights: Sequence[float]) -> Figure:
-    filling = {"fillcolor": f"var(--part-{part})", "line": {"width": 0}}
-    return _tiled(columns, zip(bottoms, heights, strict=True)) | filling
+def _gaps(rows: int, columns: int) -> Figure:
+    """One shape over all that stands between two tiles: a browser has less to draw than with a shape for each part."""
+    ends = [(column + TILE / 2, column + 1 - TILE / 2) for column in range(columns - 1)]
+    path = "".join(f"M{left:g},0H{right:g}V{rows}H{left:g}Z" for left, right in ends)
+    return {"type": "path", "path": path, "fillcolor": "var(--card)", "line": {"width": 0}}
 
 
 def _frames(stages: Sequence[Breakdown], columns: int, capacity: int) -> list[Figure]:
@@ -75,19 +64,19 @@ def _frames(stages: Sequence[Breakdown], columns: int, capacity: int) -> list[Fi
     fits = [stage.total <= capacity for stage in stages]
     drawn = []
     for wanted, colour in ((True, "var(--soft)"), (False, "var(--alert)")):
-        rows = [(low, TILE) for low, each in zip(_bottoms(len(stages)), fits, strict=True) if each is wanted]
+        rows = [low for low, each in zip(_bottoms(len(stages)), fits, strict=True) if each is wanted]
         drawn.append(_tiled(columns, rows) | {"line": {"width": 2, "color": colour}})
     return [frame for frame in drawn if frame["path"]]
 
 
-def _tiled(columns: int, rows: Iterable[tuple[float, float]]) -> Figure:
-    """The same rectangle in each column of some rows, each with its bottom and its height."""
+def _tiled(columns: int, bottoms: Iterable[float]) -> Figure:
+    """The edges of the tiles of some rows."""
     path = "".join(
-        f"M{column - TILE / 2:g},{low:.5f}H{column + TILE / 2:g}V{low + high:.5f}H{column - TILE / 2:g}Z"
-        for low, high in rows
+        f"M{column - TILE / 2:g},{low}H{column + TILE / 2:g}V{low + TILE:g}H{column - TILE / 2:g}Z"
+        for low in bottoms
         for column in range(columns)
     )
-    return {"type": "path", "path": path, "layer": "below"}
+    return {"type": "path", "path": path}
 
 
 def _bottoms(stages: int) -> list[int]:

@@ -88,8 +88,7 @@ def map_csv(seen: Compared) -> str:
 
 def fitting_csv(seen: Compared) -> str:
     """Return what fits: every model of the catalogue in the chosen precision."""
-    found = seen.fitting.to_dict("records")
-    rows = ([_cell(row[name]) for name in FITTING] for row in found)
+    rows = ([_cell(row[name]) for name in FITTING] for row in seen.fitting)
     return exports.table([*FITTING.values()], rows)
 
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from memscape import units
 from memscape.breakdown import Quantity
 from memscape.parallelism import DEGREES
 from memscape.planner.scenarios import Scenario, Surface
-from memscape.views.figures import MARGIN, Figure, scale_of
+from memscape.views.figures import MARGIN, Figure, piece, scale_of, stack
 from memscape.views.text import PHASE_NAMES, name_of, ordered
-
-if TYPE_CHECKING:
-    import pandas
 
 LEVELS = 8  # shades on each side of the edge
 MOST_TICKS = 6
@@ -36,13 +33,12 @@ def waterfall(before: Scenario, after: Scenario, steps: Mapping[str, Quantity], 
     for part in moved:
         reached[part] = min(at, at + steps[part])
         at = at + steps[part]
-    bars, filled = [], [0, 0]
+    pieces = []
     for part in parts:
-        rows = [("A", ends[0].get(part, 0), filled[0]), ("B", ends[1].get(part, 0), filled[1])]
-        filled = [filled[0] + rows[0][1], filled[1] + rows[1][1]]
+        pieces += [piece(row, part, end.get(part, 0)) for row, end in zip("AB", ends, strict=True)]
         if part in reached:
-            rows.append((names[1 + moved.index(part)], abs(steps[part]), reached[part]))
-        bars.append(_stacked(part, rows, scale, unit))
+            row = names[1 + moved.index(part)]
+            pieces.append(piece(row, part, abs(steps[part]))._replace(start=reached[part]))
     edge = {"color": "var(--ink)", "width": 2, "dash": "dot"}
     line = {"type": "line", "x0": capacity / scale, "x1": capacity / scale, "y0": 0, "y1": 1, "yref": "paper"}
     axis = {"title": {"text": unit, "standoff": 8}, "rangemode": "tozero", "nticks": 6}
@@ -55,21 +51,7 @@ def waterfall(before: Scenario, after: Scenario, steps: Mapping[str, Quantity], 
         "showlegend": False,
         "margin": MARGIN,
     }
-    return {"data": bars, "layout": layout}
-
-
-def _stacked(part: str, rows: Sequence[tuple[str, Quantity, Quantity]], scale: float, unit: str) -> Figure:
-    """The bars of one part: its row, its size, where it starts."""
-    return {
-        "type": "bar",
-        "orientation": "h",
-        "name": name_of(part),
-        "y": [row for row, _, _ in rows],
-        "x": [size / scale for _, size, _ in rows],
-        "base": [start / scale for _, _, start in rows],
-        "marker": {"color": f"var(--part-{part})", "line": {"width": 1, "color": "var(--card)"}},
-        "hovertemplate": f"{name_of(part)}: %{{x:,.2f}} {unit}<extra></extra>",
-    }
+    return {"data": [stack(pieces, scale)], "layout": layout}
 
 
 def signed(size: Quantity) -> str:
@@ -82,16 +64,15 @@ def heat_map(seen: Surface, here: tuple[int, int], titles: tuple[str, str]) -> F
 
     Columns and rows are counted, so that equal ratios are equally wide; shades are levels, so that little is sent.
     """
-    gb = [[float(f"{units.scaled(each):.3g}") for each in row] for row in seen.totals]
     cells = {
         "type": "heatmap",
         "z": _levels(seen).tolist(),
-        "customdata": gb,
+        "customdata": (seen.totals / units.scales()[1][0]).round(3).tolist(),
         "zmin": 0,
         "zmax": 2 * LEVELS - 1,
         "colorscale": SHADES,
         "showscale": False,
-        "hovertemplate": f"%{{customdata:,}} {units.shown()}<extra></extra>",
+        "hovertemplate": f"%{{customdata:,.3~r}} {units.shown()}<extra></extra>",
     }
     places = [_place(values, value) for (_, values), value in zip((seen.across, seen.up), here, strict=True)]
     point = {
@@ -172,23 +153,22 @@ def _short(value: int) -> str:
     return f"{value / 1000:,.0f}k" if value < 10**6 else f"{value / 10**6:,.2g}M"
 
 
-def tornado(swings: pandas.DataFrame, names: Mapping[str, str], whole: Quantity) -> Figure:
+def tornado(swings: Sequence[Mapping[Any, Any]], names: Mapping[str, str], whole: Quantity) -> Figure:
     """Return what lowering and raising each input does to the memory, the input that matters most at the top."""
-    rows: list[dict[Any, Any]] = swings.to_dict("records")
     labels = [
         f"{names.get(row['input'], name_of(row['input']))}<br>{signed(row['lower'] - whole)} to "
         f"{signed(row['higher'] - whole)}"
-        for row in rows
+        for row in swings
     ]
-    scale, unit = scale_of(max([whole, *(row["higher"] for row in rows)]))
+    scale, unit = scale_of(max([whole, *(row["higher"] for row in swings)]))
     bars = [
         {
             "type": "bar",
             "orientation": "h",
             "name": name,
             "y": labels,
-            "x": [(row[side] - whole) / scale for row in rows],
-            "base": [whole / scale] * len(rows),
+            "x": [(row[side] - whole) / scale for row in swings],
+            "base": [whole / scale] * len(swings),
             "marker": {"color": colour},
             "hoverinfo": "skip",
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import lru_cache
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import memscape as ms
 from memscape import units
@@ -21,11 +21,8 @@ from memscape.views.charts import Chart
 from memscape.views.steps import Steps
 from memscape.views.what_if_controls import AXES, FIELDS, SAME, Axes, changed, fields
 from memscape.views.what_if_exports import fitting_csv, map_csv, scenarios_csv, scenarios_json
-from memscape.views.what_if_words import Compared
+from memscape.views.what_if_words import Compared, Row
 from memscape.workload import Inference, Training
-
-if TYPE_CHECKING:
-    import pandas
 
 EXPORTS = {
     "scenarios.csv": scenarios_csv,
@@ -92,7 +89,7 @@ def _compared(
         most=ends,
         surface=surface(a, device, columns, rows),
         axes=(AXES[across], AXES[up]),
-        swings=ms.sensitivity(model, a.asked, a.layout, int(percent)),
+        swings=ms.sensitivity(model, a.asked, a.layout, int(percent)).to_dict("records"),
         percent=int(percent),
         fitting=_fitting(device.name, count, fits_in),
         fits_in=fits_in,
@@ -133,9 +130,10 @@ def _scenario(model: Model, work: str, devices: int, device: Accelerator, asked:
 
 
 @lru_cache(maxsize=64)
-def _fitting(accelerator: Accelerator, devices: int, precision: str) -> pandas.DataFrame:
+def _fitting(accelerator: Accelerator, devices: int, precision: str) -> list[Row]:
     """What fits, which no other control changes."""
-    return ms.what_fits(accelerator, devices, [precision])
+    found: list[Row] = ms.what_fits(accelerator, devices, [precision]).to_dict("records")
+    return found
 
 
 # what is shown

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import memscape as ms
 from memscape import tables, units
@@ -19,9 +19,7 @@ from memscape.views import text, what_if_figures
 from memscape.views.what_if_controls import AXES, WHAT
 from memscape.workload import Training
 
-if TYPE_CHECKING:
-    import pandas
-
+Row = dict[Any, Any]  # of a table of the package
 MOST_MODELS = 12
 
 
@@ -38,9 +36,9 @@ class Compared:
     most: dict[str, tuple[int, int]]
     surface: Surface
     axes: tuple[str, str]
-    swings: pandas.DataFrame
+    swings: list[Row]
     percent: int
-    fitting: pandas.DataFrame
+    fitting: list[Row]
     fits_in: str
 
 
@@ -120,25 +118,23 @@ def edge(seen: Compared) -> str:
 
 def swings(seen: Compared, names: dict[str, str]) -> str:
     """Return which input matters most."""
-    if seen.swings.empty:
+    if not seen.swings:
         return "No number of this workload can be lowered and raised."
-    first = seen.swings.iloc[0]
-    name = names.get(first.input, text.name_of(first.input))
+    first = seen.swings[0]
+    name = names.get(first["input"], text.name_of(first["input"]))
     return (
         f"Each input is lowered and raised by {seen.percent} % (at least by one). Most depends on the {name}: between "
-        f"the two lie {units.amount(first.swing)}, {first.share:.1%} of what A holds."
+        f"the two lie {units.amount(first['swing'])}, {first['share']:.1%} of what A holds."
     )
 
 
 def fitting(seen: Compared) -> str:
     """Return the largest models that fit, as a table."""
-    frame = seen.fitting
-    good = frame[frame["fits"]]
+    good = [row for row in seen.fitting if row["fits"]]
     words = escape(title(seen.fits_in))
-    if good.empty:
+    if not good:
         return f"<p>No model of the catalogue has room there in {words}.</p>"
-    found: list[dict[Any, Any]] = good.to_dict("records")
-    listed = sorted(found, key=lambda row: -_size(row["model"]))[:MOST_MODELS]
+    listed = sorted(good, key=lambda row: -_size(row["model"]))[:MOST_MODELS]
     titles = tables.by_key("models", "id")
     rows = [
         (
@@ -153,9 +149,9 @@ def fitting(seen: Compared) -> str:
     ]
     head = ("Model", "Parameters", "Weights", "Left", "Longest context", "Most conversations")
     return (
-        f"<p>With weights in {words}, {len(good):,} of {len(frame):,} models have room to serve one conversation of "
-        f"2,048 tokens; these are the largest. Weights and what is left are those of the busiest device, the longest "
-        f"context is of one conversation alone.</p>{text.simple_table(head, rows, 'compared')}"
+        f"<p>With weights in {words}, {len(good):,} of {len(seen.fitting):,} models have room to serve one "
+        f"conversation of 2,048 tokens; these are the largest. Weights and what is left are those of the busiest "
+        f"device, the longest context is of one conversation alone.</p>{text.simple_table(head, rows, 'compared')}"
     )
 
 
