@@ -87,7 +87,7 @@ SLIDING = """() => {
 QUIET = "() => performance.now() - Math.max(slid.last, slid.pressed) > 700"  # what is worked out at rest has been shown
 # stock Voilà's page asks other hosts for style sheets, and would wait for them
 ALONE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost"
-TIMES, PAIRS, STEPS, WHOLE_STEPS, DRAG_SECONDS = 3, 4, 36, 20, 2.0
+TIMES, PAIRS, STEPS, WHOLE_STEPS, DRAG_SECONDS = 3, 4, 40, 40, 2.0
 
 
 def measure() -> None:

@@ -161,7 +161,9 @@ class Breakdown:
         """Return the terms whose attributes equal `wanted`, as in `only(phase="weights")`; possibly none."""
         if unknown := set(wanted) - {"group", "phase", "name", "source"}:
             raise Problem(f"cannot select by {one_of(unknown)}; use group, phase, name or source")
-        kept = tuple(t for t in self.terms if all(getattr(t, key) == value for key, value in wanted.items()))
+        kept = self.terms
+        for key, value in wanted.items():
+            kept = tuple([term for term in kept if getattr(term, key) == value])
         return replace(self, terms=kept)
 
     def __add__(self, other: Breakdown) -> Breakdown:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from html import escape
 
 from memscape import tables, units
@@ -197,6 +198,7 @@ def course(moments: Mapping[tuple[int, str], Breakdown], words: Mapping[str, str
     return simple_table(("Moment", "First step", "Every later step"), rows, "compared")
 
 
+@lru_cache(maxsize=1024)
 def symbol_html(name: str) -> str:
     """Return a factor's letter as HTML with subscripts: a table has too many formulas to draw each as one."""
     letters = re.sub(r"\\text\{(.*?)\}", r"\1", latex(name)).replace("\\,", " ").replace("\\%", "%")
