@@ -51,7 +51,7 @@ class Visit:
         """Open a page of the server and wait until it answers."""
         self.tab.goto(self.server.page(name, query))
         self.tab.wait_for_selector(READY)
-        self.tab.wait_for_selector(".memscape-chart .main-svg")
+        self.tab.wait_for_selector(".memscape-chart :is(.main-svg, .memscape-bars)")
         return self
 
     @property

@@ -45,7 +45,7 @@ def _picture(tab, address: str, inside: bool, path: Path) -> None:
     """Open a page, go to its controls where that is asked for, and keep what is seen."""
     tab.goto(address)
     tab.wait_for_selector(READY)
-    tab.wait_for_selector(".memscape-chart .main-svg")
+    tab.wait_for_selector(".memscape-chart :is(.main-svg, .memscape-bars)")
     if inside:
         tab.evaluate("scrollTo(0, document.querySelector('.columns').getBoundingClientRect().top + scrollY - 24)")
     tab.wait_for_timeout(800)

@@ -19,7 +19,7 @@ LESSONS = [name for name in PAGES if name != "index"]
 SIZES = {"desktop": (1440, 900), "phone": (390, 844)}
 # how wide each chart that is seen was drawn, and the room that it has
 CHARTS = """() => [...document.querySelectorAll('.memscape-chart')].filter((box) => box.clientWidth)
-  .map((box) => [box.querySelector('.main-svg').width.baseVal.value, box.clientWidth])"""
+  .map((box) => [box.querySelector('.main-svg')?.width.baseVal.value ?? box.firstChild.scrollWidth, box.clientWidth])"""
 FAILED_CELL = "There was an error when executing cell"
 
 pytestmark = pytest.mark.browser
@@ -310,3 +310,44 @@ def test_bill_of_materials_is_one_page_on_paper(visit, query):
     seen.tab.emulate_media(media="print")
     assert seen.tab.locator(".output-bill").is_visible() and seen.tab.locator(".answer .big").is_visible()
     assert not seen.tab.locator(".exports").is_visible() and not seen.tab.locator("header nav").is_visible()
+
+
+def test_bar_is_as_long_as_what_is_held(visit):
+    """Each piece of the first page's bar has the part's colour and share of the devices, and says its amount."""
+    seen = visit().open("index", "model=llama-3.1-8b&tokens=8192&sequences=16")
+    served = ms.memory(ms.model("llama-3.1-8b"), ms.Inference(sequences=16, prompt_tokens=8192, output_tokens=0))
+    room = ms.accelerator("H100 SXM 80GB").usable_bytes
+    parts = {**served.by("phase"), "free": room - served.total}
+    pieces = seen.tab.evaluate("""[...document.querySelectorAll('.output-bar .bar-piece')].map((piece) =>
+      [piece.style.background, piece.dataset.said, piece.getBoundingClientRect().width])""")
+    assert [colour for colour, *_ in pieces] == [f"var(--part-{part})" for part in parts]
+    assert [said.partition(": ")[2] for _, said, _ in pieces] == [ms.units.amount(size) for size in parts.values()]
+    whole = sum(width for *_, width in pieces)
+    assert [width / whole for *_, width in pieces] == pytest.approx([size / room for size in parts.values()], abs=1e-3)
+    assert seen.complaints == []
+
+
+def test_tiles_of_devices_that_are_too_small_are_framed_in_alert(visit):
+    """Issue: every device a tile; the frame says whether it holds what it must, in the colours of the theme."""
+    seen = visit().open("05_parallelism", "accelerator=L4&tensor=4&pipeline=2")
+    rows = seen.tab.locator(".output-tiles .tile-row")
+    assert rows.count() == 2
+    for scheme, alert in (("light", "rgb(155, 28, 28)"), ("dark", "rgb(255, 180, 171)")):
+        seen.tab.emulate_media(color_scheme=scheme)
+        seen.until("(scheme) => document.documentElement.dataset.theme === scheme", scheme)
+        assert alert in rows.first.evaluate("(row) => getComputedStyle(row).backgroundImage")
+    assert "of 24" in rows.first.get_attribute("data-said")
+
+
+def test_every_chart_is_handed_out_as_a_picture(visit):
+    """Issue: PNG and SVG of any chart, those that the page draws itself and those of plotly."""
+    seen = visit().open("02_activations")
+    for number in (0, 1):
+        for kind, begin in (("PNG", b"\x89PNG"), ("SVG", b"<svg")):
+            button = seen.tab.locator(f"[aria-label='Save this chart as {kind}']").nth(number)
+            button.scroll_into_view_if_needed()
+            with seen.tab.expect_download() as waiting:
+                button.click()
+            with open(waiting.value.path(), "rb") as picture:
+                assert picture.read(4) == begin
+    assert seen.complaints == []

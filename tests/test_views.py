@@ -163,12 +163,12 @@ def test_activations_page_says_the_exact_bytes(values):
     )
     kept = ms.activations(ms.model("llama-3.1-8b"), asked)
     assert f"{kept.total:,} bytes" in page.answer
-    (marked,) = [words for words in page.charts[0].spec["layout"]["yaxis"]["ticktext"] if "▸" in words]
+    chart = page.charts[0].spec
+    ((name, marked),) = [row for row in chart["layout"]["meta"]["rows"] if "▸" in row[1]]
     assert marked.endswith(ms.units.amount(kept.total))
-    place = page.charts[0].spec["layout"]["yaxis"]["ticktext"].index(marked)
-    scale = {"MB": 1e6, "GB": 1e9}[page.charts[0].spec["layout"]["xaxis"]["title"]["text"]]
-    (bar,) = page.charts[0].spec["data"]
-    drawn = sum(size for row, size in zip(bar["y"], bar["x"], strict=True) if row == place)
+    scale = {"MB": 1e6, "GB": 1e9}[chart["layout"]["xaxis"]["title"]["text"]]
+    (bar,) = chart["data"]
+    drawn = sum(size for row, size in zip(bar["y"], bar["x"], strict=True) if row == name)
     assert drawn * scale == pytest.approx(kept.total)
     for term in kept:
         assert term.because in html.unescape(_shown(page, "output-tensors"))

@@ -138,7 +138,7 @@ def test_waterfall_leads_from_total_to_total(page):
     assert ends["A"] == pytest.approx(seen.a.held.total / 1e9) and ends["B"] == pytest.approx(seen.b.held.total / 1e9)
     spans = {row: (start, start + size) for row, start, size in pieces if row not in ends}
     at = ends["A"]
-    for row in spec["layout"]["yaxis"]["categoryarray"][::-1][1:-1]:
+    for row in spec["layout"]["yaxis"]["categoryarray"][1:-1]:
         low, high = spans[row]
         assert at == pytest.approx(high if "−" in row else low)
         at = low if "−" in row else high

@@ -7,7 +7,7 @@ from math import floor, log10
 
 from memscape import units
 from memscape.breakdown import Breakdown
-from memscape.views.figures import Figure, piece, scale_of, stack
+from memscape.views.figures import Figure, lying, piece, scale_of, stack
 from memscape.views.text import GROUP_NAMES, PHASE_NAMES, ordered
 
 ENDS = (1, 1.5, 2, 3, 4, 5, 6, 8, 10)
@@ -20,23 +20,14 @@ def ways(counted: Mapping[str, Breakdown], chosen: str) -> Figure:
     largest = max(way.total for way in counted.values())
     scale, unit = scale_of(largest)
     groups = {name: way.by("group") for name, way in counted.items()}
-    places = [*range(len(counted))]
     pieces = [
-        piece(place, group, groups[name][group], group=True, before=f"{name}<br>")
+        piece(name, group, groups[name][group], group=True, before=f"{name}<br>")
         for group in ordered(groups.values(), GROUP_NAMES)
-        for place, name in enumerate(counted)
+        for name in counted
         if group in groups[name]
     ]
-    labels = [_label(name, way, name == chosen) for name, way in counted.items()]
-    layout = {
-        "barmode": "overlay",
-        "bargap": 0.35,
-        "showlegend": False,
-        "xaxis": {"title": {"text": unit, "standoff": 8}, "range": [0, nice_end(largest / scale)], "fixedrange": True},
-        "yaxis": PLAIN | {"tickvals": places, "ticktext": labels, "autorange": "reversed", "ticksuffix": " "},
-        "margin": {"l": 132, "r": 20, "t": 4, "b": 52},
-    }
-    return {"data": [stack(pieces, scale)], "layout": layout}
+    labels = {name: _label(name, way, name == chosen) for name, way in counted.items()}
+    return lying(pieces, labels, scale, unit, nice_end(largest / scale))
 
 
 def _label(name: str, way: Breakdown, chosen: bool) -> str:

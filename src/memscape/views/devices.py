@@ -35,6 +35,7 @@ def tiles(stages: Sequence[Breakdown], columns: int, capacity: int, copies: str)
         "yaxis": PLAIN | _stage_names(count) | {"range": [-0.1, count], "automargin": True},
         "margin": MARGIN | {"b": 40},
         "hoverlabel": {"align": "left"},
+        "meta": {"tiles": columns, "rows": _rows(stages, capacity)},
     }
     return {"data": [_fillings(stages, columns, capacity)], "layout": layout}
 
@@ -81,6 +82,15 @@ def _tiled(columns: int, bottoms: Iterable[float]) -> Figure:
 
 def _bottoms(stages: int) -> list[int]:
     return [stages - 1 - row for row in range(stages)]
+
+
+def _rows(stages: Sequence[Breakdown], capacity: int) -> list[tuple[int, str, bool]]:
+    """The rows for chart.js, which draws tiles itself: where each begins, its name, whether its tiles hold enough."""
+    names = dict(zip(_stage_names(len(stages))["tickvals"], _stage_names(len(stages))["ticktext"], strict=True))
+    return [
+        (bottom, names.get(bottom + TILE / 2, ""), stage.total <= capacity)
+        for bottom, stage in zip(_bottoms(len(stages)), stages, strict=True)
+    ]
 
 
 def _stage_names(stages: int) -> Figure:

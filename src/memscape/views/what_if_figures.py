@@ -9,7 +9,7 @@ from memscape import units
 from memscape.breakdown import Quantity
 from memscape.parallelism import DEGREES
 from memscape.planner.scenarios import Scenario, Surface
-from memscape.views.figures import MARGIN, Figure, piece, scale_of, stack
+from memscape.views.figures import MARGIN, PAST, Figure, lying, piece, scale_of
 from memscape.views.text import PHASE_NAMES, name_of, ordered
 
 LEVELS = 8  # shades on each side of the edge
@@ -39,19 +39,8 @@ def waterfall(before: Scenario, after: Scenario, steps: Mapping[str, Quantity], 
         if part in reached:
             row = names[1 + moved.index(part)]
             pieces.append(piece(row, part, abs(steps[part]))._replace(start=reached[part]))
-    edge = {"color": "var(--ink)", "width": 2, "dash": "dot"}
-    line = {"type": "line", "x0": capacity / scale, "x1": capacity / scale, "y0": 0, "y1": 1, "yref": "paper"}
-    axis = {"title": {"text": unit, "standoff": 8}, "rangemode": "tozero", "nticks": 6}
-    layout = {
-        "barmode": "overlay",
-        "xaxis": axis | {"fixedrange": True, "tickangle": 0},
-        "yaxis": {"type": "category", "categoryorder": "array", "categoryarray": names[::-1], "fixedrange": True}
-        | {"automargin": True, "ticksuffix": "  "},
-        "shapes": [line | {"line": edge}],
-        "showlegend": False,
-        "margin": MARGIN,
-    }
-    return {"data": [stack(pieces, scale)], "layout": layout}
+    end = max(before.held.total, after.held.total, capacity, *(piece.size + (piece.start or 0) for piece in pieces))
+    return lying(pieces, dict(zip(names, names, strict=True)), scale, unit, end / scale * PAST, [capacity / scale])
 
 
 def signed(size: Quantity) -> str:
