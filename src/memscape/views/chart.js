@@ -179,11 +179,17 @@ function tiled({ data: [{ y: sizes, base, marker, hovertext }], layout: { xaxis,
     const stop = (k, place) => share(place - bottom, TILE);
     const held = mine.map((k) => `${marker.color[k]} ${stop(k, base[k])} ${stop(k, base[k] + sizes[k])}`);
     const [frame, gap] = [`var(--${fits ? "soft" : "alert"})`, `${(50 * (1 - TILE)).toFixed(1)}%`];
-    const sides = `var(--card) 0 ${gap}, ${frame} 0 calc(${gap} + 2px), transparent 0 calc(100% - ${gap} - 2px), ${frame} 0 calc(100% - ${gap}), var(--card) 0`;
-    const row = made("div", "tile-row", {
-      backgroundImage: `linear-gradient(90deg, ${sides}), linear-gradient(${frame} 2px, transparent 0 calc(100% - 2px), ${frame} 0), linear-gradient(to top, ${held.join(", ")})`,
-      backgroundSize: `${100 / meta.tiles}% 100%`,
-    });
+    const sides = [
+      `var(--card) 0 ${gap}`,
+      `${frame} 0 calc(${gap} + 2px)`,
+      `transparent 0 calc(100% - ${gap} - 2px)`,
+      `${frame} 0 calc(100% - ${gap})`,
+      "var(--card) 0",
+    ];
+    const ends = [`${frame} 2px`, "transparent 0 calc(100% - 2px)", `${frame} 0`];
+    const layers = [`90deg, ${sides}`, `${ends}`, `to top, ${held}`].map((each) => `linear-gradient(${each})`);
+    const size = `${100 / meta.tiles}% 100%`;
+    const row = made("div", "tile-row", { backgroundImage: layers.join(", "), backgroundSize: size });
     row.dataset.said = lines(hovertext[mine[0]]).join("\n");
     return [label(words), row];
   });

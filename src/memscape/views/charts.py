@@ -1,4 +1,4 @@
-"""Chart: a plotly figure, given as a dict, drawn by the plotly.js that the `plotly` package ships."""
+"""Chart: a plotly figure, given as a dict: bars and tiles drawn by the page, all else by plotly.js."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ class Chart(anywidget.AnyWidget):
     """A chart that redraws when `spec` changes.
 
     `spec` is a plotly figure as a dict; a colour may be a variable of the page, as "var(--part-weights)". `alt` says in
-    words what the chart shows. The script comes from the page where Voilà serves it, else from this kernel, once.
+    words what the chart shows. A figure with `layout.meta` (`figures.lying`, `devices.tiles`) is drawn by the page
+    itself, in the frame of the answer; plotly hands it out as a picture. Its script, which the `plotly` package ships,
+    comes from the page where Voilà serves it, else from this kernel, once.
     """
 
     _esm = Path(__file__).with_name("chart.js")

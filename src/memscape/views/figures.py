@@ -59,7 +59,7 @@ def lying(
 ) -> Figure:
     """Return bars that lie, from top to bottom: `rows` has the words beside each; `edges` are lines across all.
 
-    `meta` is for chart.js, which draws these itself, as boxes: in a tenth of plotly's time, with the answer.
+    `meta` is for chart.js, which draws these itself, as boxes: they are painted with the answer.
     """
     names = [*rows]
     layout = {
