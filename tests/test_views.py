@@ -523,6 +523,7 @@ def test_tiles_say_what_each_device_holds():
     for bottom, stage in zip((3, 2, 1, 0), stages, strict=True):
         mine = [(base, high, said) for base, high, said in pieces if bottom <= base < bottom + 0.9]
         assert all(ms.units.amount(stage.total) in said for *_, said in mine)
+        assert [base for base, *_ in mine[1:]] == pytest.approx([base + high for base, high, _ in mine[:-1]])
         assert mine[0][0] == bottom and sum(high for _, high, _ in mine) == pytest.approx(devices.TILE)
     assert gaps["path"].count("Z") == 7 and frames["path"].count("Z") == 32
     assert frames["line"]["color"] == "var(--alert)"

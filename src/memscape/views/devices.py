@@ -86,7 +86,8 @@ def _bottoms(stages: int) -> list[int]:
 
 def _rows(stages: Sequence[Breakdown], capacity: int) -> list[tuple[int, str, bool]]:
     """The rows for chart.js, which draws tiles itself: where each begins, its name, whether its tiles hold enough."""
-    names = dict(zip(_stage_names(len(stages))["tickvals"], _stage_names(len(stages))["ticktext"], strict=True))
+    shown = _stage_names(len(stages))
+    names = dict(zip(shown["tickvals"], shown["ticktext"], strict=True))
     return [
         (bottom, names.get(bottom + TILE / 2, ""), stage.total <= capacity)
         for bottom, stage in zip(_bottoms(len(stages)), stages, strict=True)
