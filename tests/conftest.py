@@ -14,6 +14,10 @@ import pytest
 from browser import ARGUMENTS, MISSING, find
 
 READY = ".answer .big"
+DRAWN = """() => {
+  const charts = [...document.querySelectorAll(".memscape-chart")].filter((box) => box.clientWidth);
+  return charts.length && charts.every((box) => box.querySelector(":is(.main-svg, .memscape-bars)"));
+}"""
 # a shell that starts the tests in the background has interrupts ignored, and so would every server they start
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -48,10 +52,10 @@ class Visit:
     complaints: list[str] = field(default_factory=list)
 
     def open(self, name: str, query: str = "") -> Visit:
-        """Open a page of the server and wait until it answers."""
+        """Open a page of the server and wait until it answers, with all its charts."""
         self.tab.goto(self.server.page(name, query))
         self.tab.wait_for_selector(READY)
-        self.tab.wait_for_selector(".memscape-chart :is(.main-svg, .memscape-bars)")
+        self.tab.wait_for_function(DRAWN)
         return self
 
     @property

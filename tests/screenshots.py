@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from browser import ARGUMENTS, MISSING, find
-from conftest import READY, Server, free_port
+from conftest import DRAWN, READY, Server, free_port
 from playwright.sync_api import sync_playwright
 
 FOLDER = Path(__file__).parents[1] / ".github"
@@ -45,7 +45,7 @@ def _picture(tab, address: str, inside: bool, path: Path) -> None:
     """Open a page, go to its controls where that is asked for, and keep what is seen."""
     tab.goto(address)
     tab.wait_for_selector(READY)
-    tab.wait_for_selector(".memscape-chart :is(.main-svg, .memscape-bars)")
+    tab.wait_for_function(DRAWN)
     if inside:
         tab.evaluate("scrollTo(0, document.querySelector('.columns').getBoundingClientRect().top + scrollY - 24)")
     tab.wait_for_timeout(800)

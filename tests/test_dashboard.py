@@ -351,3 +351,25 @@ def test_every_chart_is_handed_out_as_a_picture(visit):
             with open(waiting.value.path(), "rb") as picture:
                 assert picture.read(4) == begin
     assert seen.complaints == []
+
+
+def test_plotly_is_fetched_where_a_chart_needs_it(visit):
+    """Issue: transferred bytes. The bars of Overview are the page's own; the curves of KV cache are plotly's."""
+    for name, times in (("index", 0), ("03_kv_cache", 1)):
+        seen, fetched = visit(), []
+        seen.tab.on("request", lambda request, found=fetched: found.append(request.url.endswith("/plotly.js")))
+        seen.open(name).tab.wait_for_load_state("networkidle")
+        assert fetched.count(True) == times, name
+
+
+def test_tables_of_a_lesson_stand_in_the_page_itself(server):
+    """What is HTML needs no script: outputs that Voilà's script makes are the page's controls and its exercises."""
+    _, text = get(server.url, "/voila/render/05_parallelism.ipynb")
+    assert text.count("application/vnd.voila.cell-output+json") == 2
+    assert "data-mime-type=\"text/html\"><div class='parts'>" in text
+
+
+def test_timers_are_the_browsers_own_once_a_page_is_shown(visit):
+    """Until then, what asks every tenth of a second whether it can begin asks more often."""
+    seen = visit().open("index")
+    assert "[native code]" in seen.tab.evaluate("setTimeout.toString()")

@@ -16,11 +16,15 @@ MOST = 40
 SHOWN = 40
 
 
+def awaited() -> bool:
+    """Return whether this kernel was started ahead of its visitor, and learns the address only when one comes."""
+    return os.environ.get("VOILA_PREHEAT") == "True"
+
+
 def read() -> dict[str, str]:
     """Return the names and values in the address of this page; none outside Voilà, none if it cannot be read."""
     query = os.environ.get("QUERY_STRING", "")
-    if os.environ.get("VOILA_PREHEAT") == "True":
-        # a kernel that was started ahead of its visitor learns the address only now
+    if awaited():
         from voila.utils import get_query_string
 
         query = get_query_string() or ""

@@ -68,12 +68,13 @@ def page(
     loop = Loop(fields, calculate, show, outputs, exports or {}, steps, at_rest or {})
     files = answer_files(partial(loop.answer, terms)) if terms else {}
     loop.exports = with_json(files | loop.exports)
+    laid_out = _laid_out(loop, upload and upload[0])
     loop.start()
     for field in loop.fields:
         field.widget.observe(loop.refresh, names="value")
     if upload:
         upload[0].on_msg(partial(_receive, upload[1], loop.said))
-    return _laid_out(loop, upload and upload[0])
+    return laid_out
 
 
 class Loop:
@@ -98,17 +99,22 @@ class Loop:
         self.at_rest = at_rest
         self.waiting: asyncio.TimerHandle | None = None
         self.adapting = False
-        self.asked = address.read()
+        self.asked: Mapping[str, str] = {}
         self.memory, self.said = made(Page), html("said")
         self.memory.observe(self.fill, names="opened")
 
     def start(self) -> None:
-        """Show the first result: the address's settings, the usual ones if they cannot be used together."""
+        """Show the first result: the address's settings, the usual ones if they cannot be used together.
+
+        A kernel that was started ahead has shown the usual ones before its visitor comes.
+        """
         self.adapt()
-        usual = {field.name: field.written for field in self.fields}
+        usual = self.settings()
+        shown = usual if address.awaited() and not self.attempt(whole=True) else None
+        self.asked = address.read()
         remarks = address.restore(self.fields, self.asked)
         self.adapt()
-        failed = self.attempt(whole=True)
+        failed = "" if self.settings() == shown else self.attempt(whole=True)
         if failed and self.asked:
             remarks = [f"{failed} The address asks for this; the usual settings are shown."]
             address.restore(self.fields, usual)
@@ -117,6 +123,10 @@ class Loop:
         self.said.value = _alert(failed) or _status(remarks)
         if remarks:
             self.remember()
+
+    def settings(self) -> dict[str, str]:
+        """Return what every control is set to, as an address has it."""
+        return {field.name: field.written for field in self.fields}
 
     def refresh(self, _change: Any) -> None:
         """Follow a control, and those that it moves: once for all of them."""

@@ -37,6 +37,11 @@
     question.after(ahead);
   };
 
+  // Voilà's renderer asks every tenth of a second whether its widgets are there, and begins to draw them only then:
+  // until the page is shown, it asks more often
+  const usual = window.setTimeout;
+  window.setTimeout = (run, wait, ...rest) => usual(run, wait === 100 ? 5 : wait, ...rest);
+
   document.addEventListener("DOMContentLoaded", () => {
     label();
     const cells = document.getElementById("rendered_cells");
@@ -47,6 +52,7 @@
     const ready = () => {
       if (!cells.querySelector(awaited)) return;
       document.body.classList.add("ready");
+      window.setTimeout = usual;
       if (controls && !cells.querySelector(".answer .big")) return;
       watch.disconnect();
       shownAhead(cells);
