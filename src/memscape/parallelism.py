@@ -329,15 +329,16 @@ def of_engine(layout: Layout, workload: Inference | Training) -> Layout:
 
 
 def stage_layers(model: Model, layout: Layout, stage: int, piece: int | None = None) -> tuple[int, ...]:
-    """Return the positions of the layers of a stage, or of one piece of it."""
-    parts = layout.pipeline * layout.interleave
-    least, rest = divmod(model.layers, parts)
-    favoured = [*range(1, parts - 1), parts - 1, 0][:rest]
+    """Return the positions of the layers of a stage, or of one piece of it.
+
+    Layers that are left over go to the parts after the first, which has the embedding.
+    """
+    least, rest = divmod(model.layers, layout.pipeline * layout.interleave)
     places: list[int] = []
     for each in range(layout.interleave) if piece is None else (piece,):
         part = each * layout.pipeline + stage
-        begin = least * part + sum(other < part for other in favoured)
-        places += range(begin, begin + least + (part in favoured))
+        begin = least * part + min(max(part - 1, 0), rest)
+        places += range(begin, begin + least + (1 <= part <= rest))
     return tuple(places)
 
 
