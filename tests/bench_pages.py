@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 from axe_playwright_python.sync_playwright import Axe
 from browser import ARGUMENTS, MISSING, find
-from conftest import Server, free_port
+from conftest import DRAWN, Server, free_port
 from playwright.sync_api import sync_playwright
 
 from memscape.dashboard.launch import notebooks
@@ -40,7 +40,6 @@ OURS = (
     "--CappedKernels.most=500",
 )
 STOCK = ("-m", "voila")
-AHEAD = ("--preheat_kernel=True", "--pool_size=1")
 # when a page was usable and whole, by its own clock, which starts with the navigation
 OPENING = """(() => {
   const at = (globalThis.at = {});
@@ -87,7 +86,9 @@ SLIDING = """() => {
 QUIET = "() => performance.now() - Math.max(slid.last, slid.pressed) > 700"  # what is worked out at rest has been shown
 # stock Voilà's page asks other hosts for style sheets, and would wait for them
 ALONE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost"
-TIMES, PAIRS, STEPS, WHOLE_STEPS, DRAG_SECONDS = 3, 4, 40, 40, 2.0
+TIMES, PAIRS, STEPS, WHOLE_STEPS, DRAG_SECONDS = 3, 8, 40, 40, 2.0
+# a kernel for each visit, all of them made before the first
+AHEAD = ("--preheat_kernel=True", f"--pool_size={PAIRS + 1}", "--VoilaKernelManager.fill_delay=3600")
 
 
 def measure() -> None:
@@ -104,10 +105,7 @@ def measure() -> None:
             _opening(browser, url, process, names, stock)
             _sliding(browser, url, names)
             _faults(browser, url, names)
-        with _server(folder, STOCK, AHEAD) as (url, process):
-            stock = _opened(browser, url, process, "empty", ahead=True)
-        with _server(folder, OURS, AHEAD) as (url, process):
-            _ahead(browser, url, process, names, stock["cold"])
+        _ahead(browser, Path(folder), names)
         browser.close()
 
 
@@ -151,44 +149,71 @@ def _opening(browser, url: str, process: psutil.Process, names: list[str], stock
     print("budgets: 1.5 times the empty page, and 5 s; 10 MB cold, 0.3 MB warm; 80 MB of kernel")
 
 
-def _ahead(browser, url: str, process: psutil.Process, names: list[str], stock: float) -> None:
+def _ahead(browser, folder: Path, names: list[str]) -> None:
     """Print when each page is usable whose kernel was there before its visitor.
 
     What is to be seen is smaller than what a shared machine slows down by from one minute to the next, so every visit
-    has one of the empty page beside it; the ratio is the median over these pairs.
+    has one of the empty page right after it; the ratio is the median over these pairs.
     """
-    print("\nseconds until a page is usable, kernels preheated (one for each page), and the empty page in turn with it")
+    stock = statistics.median(times[0] for times in _visited(browser, folder, STOCK, ["empty"]))
+    print(f"\nseconds until a page is usable, kernels preheated, and the empty page in turn with it, {PAIRS} pairs")
     print(f"{'page':<16}{'cold':>6}{'empty':>7}{'ratio':>7}{'stock':>7}")
     for name in names:
-        pairs = [_pair(browser, url, process, name) for _ in range(PAIRS + 1)][1:]
+        pairs = _visited(browser, folder, OURS, [name, "empty"])
         own, empty = (statistics.median(column) for column in zip(*pairs, strict=True))
         ratio = statistics.median(one / other for one, other in pairs)
-        print(f"{name:<16}{own:>6.2f}{empty:>7.2f}{ratio:>7.2f}{own / stock:>7.2f}")
+        print(f"{name:<16}{own:>6.2f}{empty:>7.2f}{ratio:>7.2f}{own / stock:>7.2f}", flush=True)
     print(f"budget: 1.2 times the empty page; one of stock Voilà, preheated too, took {stock:.2f}")
 
 
-def _pair(browser, url: str, process: psutil.Process, name: str) -> tuple[float, float]:
-    """When a page is usable, and the empty one right after it."""
-    seen = []
-    for each in (name, "empty"):
-        _rest(process, ahead=True)
-        seen.append(_visit(browser, url, process, each)["cold"])
-    return seen[0], seen[1]
+def _visited(browser, folder: Path, start: tuple[str, ...], names: list[str]) -> list[list[float]]:
+    """When pages are usable that are opened in turn, each with a kernel that was there."""
+    with tempfile.TemporaryDirectory() as part:
+        for name in names:
+            shutil.copy(folder / f"{name}.ipynb", part)
+        with _server(part, start, AHEAD) as (url, process):
+            _all_there(process)
+            return [[_first(browser, url, process, name) for name in names] for _ in range(PAIRS + 1)][1:]
 
 
-def _opened(browser, url: str, process: psutil.Process, name: str, ahead: bool = False) -> dict[str, float]:
+def _all_there(process: psutil.Process) -> None:
+    """Wait until a server starts no kernel any more."""
+    counts = [0]
+    while len(counts) < 4 or len(set(counts[-3:])) > 1:
+        _rest(process)
+        counts.append(len(process.children(recursive=True)))
+
+
+def _first(browser, url: str, process: psutil.Process, name: str) -> float:
+    """When a page is usable in a new browser profile."""
+    _rest(process)
+    with _profile(browser) as tab:
+        return _open(tab, url, name)["cold"]
+
+
+@contextmanager
+def _profile(browser):
+    """A tab of a new browser profile, which notes when a page was usable; a page that is left frees its kernel."""
+    context = browser.new_context()
+    context.add_init_script(OPENING)
+    tab = context.new_page()
+    yield tab
+    tab.goto("about:blank")
+    context.close()
+
+
+def _opened(browser, url: str, process: psutil.Process, name: str) -> dict[str, float]:
     """The medians of some visits, after one that warms the server."""
     seen = []
     for _ in range(TIMES + 1):
-        _rest(process, ahead)
+        _rest(process)
         seen.append(_visit(browser, url, process, name))
     return {figure: statistics.median(each[figure] for each in seen[1:]) for figure in seen[0]}
 
 
-def _rest(process: psutil.Process, ahead: bool = False) -> None:
-    """Wait until a server has nothing to do; one that starts kernels ahead begins a little after a visit."""
+def _rest(process: psutil.Process) -> None:
+    """Wait until a server has nothing to do."""
     quiet = 0
-    time.sleep(3.5 if ahead else 0.2)
     while quiet < 5:
         before = _busy(process)
         time.sleep(0.2)
@@ -204,21 +229,17 @@ def _busy(process: psutil.Process) -> float:
 def _visit(browser, url: str, process: psutil.Process, name: str) -> dict[str, float]:
     """Open a page in a new browser profile, then again; return times, megabytes and the kernel's memory."""
     before = {child.pid for child in process.children(recursive=True)}
-    context = browser.new_context()
-    context.add_init_script(OPENING)
-    tab = context.new_page()
     moved = [0.0]
-    session = context.new_cdp_session(tab)
-    session.send("Network.enable")
-    session.on("Network.loadingFinished", lambda event: moved.__setitem__(0, moved[0] + event["encodedDataLength"]))
-    cold = _open(tab, url, name)
-    kernels = [child for child in process.children(recursive=True) if child.pid not in before]
-    memory = max((kernel.memory_full_info().pss for kernel in kernels), default=0) / 1e6
-    first, moved[0] = moved[0] / 1e6, 0.0
-    warm = _open(tab, url, name)
-    later = moved[0] / 1e6
-    tab.goto("about:blank")  # a page that is left frees its kernel
-    context.close()
+    with _profile(browser) as tab:
+        session = tab.context.new_cdp_session(tab)
+        session.send("Network.enable")
+        session.on("Network.loadingFinished", lambda event: moved.__setitem__(0, moved[0] + event["encodedDataLength"]))
+        cold = _open(tab, url, name)
+        kernels = [child for child in process.children(recursive=True) if child.pid not in before]
+        memory = max((kernel.memory_full_info().pss for kernel in kernels), default=0) / 1e6
+        first, moved[0] = moved[0] / 1e6, 0.0
+        warm = _open(tab, url, name)
+        later = moved[0] / 1e6
     return {**cold, "warm": warm["cold"], "first": first, "later": later, "memory": memory}
 
 
@@ -227,7 +248,7 @@ def _open(tab, url: str, name: str) -> dict[str, float]:
     tab.goto(f"{url}/voila/render/{name}.ipynb")
     tab.wait_for_function("globalThis.at.usable")
     if name not in ("empty", "label"):
-        tab.wait_for_function("globalThis.at.whole")
+        tab.wait_for_function(DRAWN)
     tab.wait_for_timeout(1000)
     at = tab.evaluate("at.rest(), { usable: at.usable, whole: at.whole }")
     return {"cold": at["usable"] / 1e3, "whole": (at.get("whole") or at["usable"]) / 1e3}
