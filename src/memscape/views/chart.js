@@ -157,8 +157,7 @@ function lying({ data: [{ x: sizes, y: rows, base, marker, hovertext }], layout:
   const end = xaxis.range[1] || 1;
   const marks = ticks(end);
   const axis = made("div", "bar-axis");
-  for (const mark of marks)
-    axis.append(made("span", "", { left: share(mark, end) }, counted(mark)));
+  for (const mark of marks) axis.append(made("span", "", { left: share(mark, end) }, counted(mark)));
   axis.append(made("span", "bar-title", {}, xaxis.title.text));
   const nodes = meta.rows.flatMap(([name, words]) => {
     const track = made("div", "bar-track");

@@ -247,10 +247,10 @@ def _named_bars(title: str) -> Figure:
 
 def stacked(ways: Mapping[str, Breakdown]) -> Figure:
     """Return one horizontal bar for each breakdown, stacked by part, in the order in which they are given."""
-    scale, unit = scale_of(max(float(way.total) for way in ways.values()))
+    largest = max(float(way.total) for way in ways.values())
+    scale, unit = scale_of(largest)
     pieces = [piece(name, part, size) for name, way in ways.items() for part, size in way.by("phase").items()]
-    end = max(float(way.total) for way in ways.values()) / scale * PAST
-    return lying(pieces, dict(zip(ways, ways, strict=True)), scale, unit, end)
+    return lying(pieces, dict(zip(ways, ways, strict=True)), scale, unit, largest / scale * PAST)
 
 
 def errors(kinds: Mapping[str, Sequence[tuple[str, float]]]) -> Figure:
