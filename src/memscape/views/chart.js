@@ -5,7 +5,6 @@ const REST = 120; // milliseconds between two drawings of a chart: one that keep
 const PAPER = 1010; // pixels across a printed page, which its style sheet makes smaller
 const STEPS = [1, 2, 2.5, 5, 10]; // an axis counts in one of these, times a power of ten
 const MOST_TICKS = 6;
-const TILE = 0.82; // of the room of a tile
 const NARROW = 420; // pixels across a chart on a phone, where amounts below it would run into each other
 const FALLBACK = { ink: "#17202b", soft: "#52606f", line: "#d7dee6", card: "#ffffff", accent: "#1f55c4" };
 
@@ -178,9 +177,9 @@ function lying({ data: [{ x: sizes, y: rows, base, marker, hovertext }], layout:
 function tiled({ data: [{ y: sizes, base, marker, hovertext }], layout: { xaxis, meta } }) {
   const nodes = meta.rows.flatMap(([bottom, words, fits]) => {
     const mine = base.map((_, k) => k).filter((k) => Math.floor(base[k]) === bottom);
-    const stop = (k, place) => share(place - bottom, TILE);
+    const stop = (k, place) => share(place - bottom, meta.filled);
     const held = mine.map((k) => `${marker.color[k]} ${stop(k, base[k])} ${stop(k, base[k] + sizes[k])}`);
-    const [frame, gap] = [`var(--${fits ? "soft" : "alert"})`, `${(50 * (1 - TILE)).toFixed(1)}%`];
+    const [frame, gap] = [`var(--${fits ? "soft" : "alert"})`, `${(50 * (1 - meta.filled)).toFixed(1)}%`];
     const sides = [
       `var(--card) 0 ${gap}`,
       `${frame} 0 calc(${gap} + 2px)`,

@@ -35,7 +35,7 @@ def tiles(stages: Sequence[Breakdown], columns: int, capacity: int, copies: str)
         "yaxis": PLAIN | _stage_names(count) | {"range": [-0.1, count], "automargin": True},
         "margin": MARGIN | {"b": 40},
         "hoverlabel": {"align": "left"},
-        "meta": {"tiles": columns, "rows": _rows(stages, capacity)},
+        "meta": {"tiles": columns, "filled": TILE, "rows": _rows(stages, capacity)},
     }
     return {"data": [_fillings(stages, columns, capacity)], "layout": layout}
 
