@@ -88,6 +88,16 @@ def test_address_keeps_what_other_pages_asked_and_drops_what_is_no_setting(opene
     assert state.query == "number=8&exact=0&unit=GB&depth=200"
 
 
+def test_step_is_one_message_with_all_that_it_changes(opened, monkeypatch):
+    """Kernel, server and page handle each message: of all outputs it is one, of those that changed."""
+    (number, _), answer, said, state = opened("number=2")
+    sent = []
+    monkeypatch.setattr(exports.Page, "send", lambda _page, content: sent.append(content))
+    number.widget.value = 8
+    changes = {answer.model_id: {"value": answer.value}, state.model_id: {"query": "number=8&exact=0&unit=GB"}}
+    assert sent == [{"type": "changes", "changes": changes}] and not said.value
+
+
 def test_page_without_a_link_leaves_the_address_alone(opened):
     """The bare address stays bare until something is chosen."""
     *_, state = opened()
@@ -117,12 +127,12 @@ def test_export_is_made_when_its_button_is_pressed_of_what_is_shown(monkeypatch)
     outputs = {"answer": controls.html("answer")}
     shown = loop.page((field,), lambda number: number, lambda _: {"answer": "1"}, outputs, None, files)
     _, columns = shown.children
-    monkeypatch.setattr(exports.Page, "send", lambda _page, content: sent.append(content))
+    monkeypatch.setattr(exports.Page, "download", lambda _page, *given: sent.append(given))
     files = columns.children[1].children[-1]
     field.widget.value = 4
     assert not made and files.names == ["twice.csv", "twice.json", "broken.json"]
     files._handle_custom_msg({"name": "twice.csv"}, [])
-    assert sent == [{"type": "download", "name": "twice.csv", "text": "8\n", "kind": "text/csv"}] and made == [4]
+    assert sent == [("twice.csv", "8\n", "text/csv")] and made == [4]
     for nonsense in ({"name": "../secret.csv"}, {"name": ["twice.csv"]}, "twice.csv", {}, None):
         files._handle_custom_msg(nonsense, [])
     files._handle_custom_msg({"name": "broken.json"}, [])

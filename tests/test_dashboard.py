@@ -341,7 +341,7 @@ def test_tiles_of_devices_that_are_too_small_are_framed_in_alert(visit):
 
 def test_every_chart_is_handed_out_as_a_picture(visit):
     """Issue: PNG and SVG of any chart, those that the page draws itself and those of plotly."""
-    seen = visit().open("02_activations")
+    seen = visit().open("04_training")
     for number in (0, 1):
         for kind, begin in (("PNG", b"\x89PNG"), ("SVG", b"<svg")):
             button = seen.tab.locator(f"[aria-label='Save this chart as {kind}']").nth(number)
@@ -353,9 +353,22 @@ def test_every_chart_is_handed_out_as_a_picture(visit):
     assert seen.complaints == []
 
 
+def test_lines_say_what_the_answer_says(visit):
+    """Issue: no stale chart. Where the chosen length stands, the lines say the amount of the headline, at any step."""
+    seen = visit().open("03_kv_cache")
+    for length in ("8,192", "16,384"):
+        seen.tab.wait_for_function(
+            "(words) => document.querySelector('.answer .lead').innerText.includes(words)", arg=length
+        )
+        answer = seen.tab.locator(".answer .big").inner_text()
+        strips = seen.tab.locator(".line-strip").evaluate_all("(all) => all.map((each) => each.dataset.said)")
+        assert [said for said in strips if f"chosen, {length} tokens: {answer}" in said], (answer, strips)
+        seen.tab.locator(".noUi-handle").first.press("ArrowRight")
+
+
 def test_plotly_is_fetched_where_a_chart_needs_it(visit):
-    """Issue: transferred bytes. The bars of Overview are the page's own; the curves of KV cache are plotly's."""
-    for name, times in (("index", 0), ("03_kv_cache", 1)):
+    """Issue: transferred bytes. Overview and KV cache draw all they show themselves; the map of What if is plotly's."""
+    for name, times in (("index", 0), ("03_kv_cache", 0), ("07_what_if", 1)):
         seen, fetched = visit(), []
         seen.tab.on("request", lambda request, found=fetched: found.append(request.url.endswith("/plotly.js")))
         seen.open(name).tab.wait_for_load_state("networkidle")

@@ -529,7 +529,23 @@ def test_tiles_say_what_each_device_holds():
     assert frames["line"]["color"] == "var(--alert)"
     roomy = devices.tiles(stages, 8, ms.accelerator("B200").usable_bytes, "8 devices")["layout"]["shapes"]
     assert roomy[-1]["line"]["color"] == "var(--soft)"
-    assert devices.heat(stages)["data"][0]["z"][0][0] == pytest.approx(stages[0].by("phase")["weights"] / 1e9)
+
+
+def test_stages_say_what_each_part_takes_on_them():
+    """Issue: memory of every part on every stage, the stronger the shade, the more; the sum beside them."""
+    page = Opened("parallelism", "model=llama-3.1-70b&tensor=8&pipeline=4")
+    stages = page.seen.stages
+    head, *rows = re.findall("<tr>(.*?)</tr>", _shown(page, "output-stages"))
+    parts = [part for part in text.PHASE_NAMES if any(stage.by("phase").get(part) for stage in stages)]
+    assert [_said(cell) for cell in re.findall("<th.*?</th>", head)][4:] == [text.name_of(part) for part in parts]
+    largest = max(size for stage in stages for size in stage.by("phase").values())
+    for row, stage in zip(rows, stages, strict=True):
+        total, *cells = re.findall("<td>(.*?)</td>", row)[3:]
+        assert _said(total) == ms.units.amount(stage.total)
+        for part, cell in zip(parts, cells, strict=True):
+            size = stage.by("phase")[part]
+            assert _said(cell) == ms.units.amount(size)
+            assert f"--shade:var(--part-{part}) {text.DEEPEST * size / largest:.0f}%" in cell
 
 
 def test_headline_says_the_range_where_a_part_is_an_estimate():

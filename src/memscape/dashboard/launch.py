@@ -77,6 +77,8 @@ def serve(folder: Path, arguments: Sequence[str]) -> None:
     # templates and kernels are looked for along JUPYTER_PATH; ours come first, so that the pages run on this very
     # Python even where another kernel named python3 is installed
     os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [str(SHARE), os.environ.get("JUPYTER_PATH")]))
+    # each page has a kernel of its own: nobody else is to hear what its controls were set to
+    os.environ["JUPYTER_WIDGETS_ECHO"] = "0"
     from memscape.dashboard import forked
     from memscape.dashboard.site import Memscape
 

@@ -1,10 +1,8 @@
-// Draws a figure and keeps it in step with its data, its width and the colours of the page: bars that lie and tiles as
-// boxes of the page, all else by plotly.
+// Draws a figure and keeps it in step with its data, its width and the colours of the page: some of them as boxes of the
+// page (boxes.js), all else by plotly.
 
 const REST = 120; // milliseconds between two drawings of a chart: one that keeps step with a slider holds it up
 const PAPER = 1010; // pixels across a printed page, which its style sheet makes smaller
-const STEPS = [1, 2, 2.5, 5, 10]; // an axis counts in one of these, times a power of ten
-const MOST_TICKS = 6;
 const NARROW = 420; // pixels across a chart on a phone, where amounts below it would run into each other
 const FALLBACK = { ink: "#17202b", soft: "#52606f", line: "#d7dee6", card: "#ffffff", accent: "#1f55c4" };
 
@@ -126,82 +124,6 @@ function layout(given, ask, width, height) {
     height,
     autosize: false,
   };
-}
-
-function made(kind, name, style = {}, text = "") {
-  const node = Object.assign(document.createElement(kind), { className: name, textContent: text });
-  Object.assign(node.style, style);
-  return node;
-}
-
-// as toLocaleString writes it, which takes the browser 14 ms when it is first asked
-const counted = (number) => String(+number.toFixed(3)).replace(/\B(?=(\d{3})+$)/g, ",");
-const share = (part, whole) => `${((100 * part) / whole).toFixed(3)}%`;
-const lines = (words) => words.split("<br>").map((each) => each.replace(/<.*?>/g, ""));
-
-function label(words) {
-  const node = made("span", "bar-name", { fontWeight: words.startsWith("<b>") ? 700 : 400 });
-  for (const each of lines(words)) node.append(made("span", "", {}, each));
-  return node;
-}
-
-function ticks(end) {
-  const size = 10 ** Math.floor(Math.log10(end / MOST_TICKS));
-  const step = size * STEPS.find((each) => end / (each * size) <= MOST_TICKS);
-  return Array.from({ length: Math.floor(end / step) + 1 }, (_, place) => place * step);
-}
-
-// bars that lie: a row for each, with its name and its pieces; lines across all of them; an axis below
-function lying({ data: [{ x: sizes, y: rows, base, marker, hovertext }], layout: { xaxis, meta } }) {
-  const end = xaxis.range[1] || 1;
-  const marks = ticks(end);
-  const axis = made("div", "bar-axis");
-  for (const mark of marks) axis.append(made("span", "", { left: share(mark, end) }, counted(mark)));
-  axis.append(made("span", "bar-title", {}, xaxis.title.text));
-  const nodes = meta.rows.flatMap(([name, words]) => {
-    const track = made("div", "bar-track");
-    for (const mark of marks) track.append(made("i", "bar-grid", { left: share(mark, end) }));
-    rows.forEach((row, k) => {
-      if (row !== name) return;
-      const place = { left: share(base[k], end), width: share(sizes[k], end), background: marker.color[k] };
-      const piece = track.appendChild(made("i", base[k] < end / 2 ? "bar-piece" : "bar-piece bar-late", place));
-      piece.dataset.said = lines(hovertext[k]).join("\n");
-    });
-    for (const edge of meta.edges) track.append(made("i", "bar-edge", { left: share(edge, end) }));
-    return [label(words), track];
-  });
-  return [...nodes, made("span", ""), axis];
-}
-
-// devices as tiles: the background of a row, repeated, is what each of its devices holds
-function tiled({ data: [{ y: sizes, base, marker, hovertext }], layout: { xaxis, meta } }) {
-  const nodes = meta.rows.flatMap(([bottom, words, fits]) => {
-    const mine = base.map((_, k) => k).filter((k) => Math.floor(base[k]) === bottom);
-    const stop = (k, place) => share(place - bottom, meta.filled);
-    const held = mine.map((k) => `${marker.color[k]} ${stop(k, base[k])} ${stop(k, base[k] + sizes[k])}`);
-    const [frame, gap] = [`var(--${fits ? "soft" : "alert"})`, `${(50 * (1 - meta.filled)).toFixed(1)}%`];
-    const sides = [
-      `var(--card) 0 ${gap}`,
-      `${frame} 0 calc(${gap} + 2px)`,
-      `transparent 0 calc(100% - ${gap} - 2px)`,
-      `${frame} 0 calc(100% - ${gap})`,
-      "var(--card) 0",
-    ];
-    const ends = [`${frame} 2px`, "transparent 0 calc(100% - 2px)", `${frame} 0`];
-    const layers = [`90deg, ${sides}`, `${ends}`, `to top, ${held}`].map((each) => `linear-gradient(${each})`);
-    const size = `${100 / meta.tiles}% 100%`;
-    const row = made("div", "tile-row", { backgroundImage: layers.join(", "), backgroundSize: size });
-    row.dataset.said = lines(hovertext[mine[0]]).join("\n");
-    return [label(words), row];
-  });
-  return [...nodes, made("span", ""), made("div", "tile-title", {}, xaxis.title.text)];
-}
-
-function boxes(box, spec) {
-  const { tiles, rows } = spec.layout.meta;
-  const grid = made("div", "memscape-bars", { gridTemplateRows: `repeat(${rows.length}, minmax(0, 1fr)) auto` });
-  grid.append(...(tiles ? tiled(spec) : lying(spec)));
-  box.replaceChildren(grid);
 }
 
 // a chart as a file: on the card's ground, since a picture stands on any paper

@@ -1,27 +1,27 @@
-"""Chart: a plotly figure, given as a dict: bars and tiles drawn by the page, all else by plotly.js."""
+"""Chart: a plotly figure, given as a dict: bars, tiles and lines drawn by the page, all else by plotly.js."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import anywidget
 import traitlets
 
 from memscape.views import script
 from memscape.views.looks import looks
+from memscape.views.together import AnyWidget
 
 
-class Chart(anywidget.AnyWidget):
+class Chart(AnyWidget):
     """A chart that redraws when `spec` changes.
 
     `spec` is a plotly figure as a dict; a colour may be a variable of the page, as "var(--part-weights)". `alt` says in
-    words what the chart shows. A figure with `layout.meta` (`figures.lying`, `devices.tiles`) is drawn by the page
-    itself, in the frame of the answer; plotly hands it out as a picture. Its script, which the `plotly` package ships,
-    comes from the page where Voilà serves it, else from this kernel, once.
+    words what the chart shows. A figure with `layout.meta` (`figures.lying`, `figures.growth`, `devices.tiles`) is
+    drawn by the page itself, in the frame of the answer; plotly hands it out as a picture. Its script, which the
+    `plotly` package ships, comes from the page where Voilà serves it, else from this kernel, once.
     """
 
-    _esm = Path(__file__).with_name("chart.js")
+    _esm = "".join(Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("boxes.js", "chart.js"))
     spec = traitlets.Dict().tag(sync=True)
     alt = traitlets.Unicode("").tag(sync=True)
     height = traitlets.Int(320).tag(sync=True)

@@ -16,6 +16,7 @@ from memscape.problem import unknown
 from memscape.readers import LARGEST_CONFIG
 from memscape.views import address
 from memscape.views.looks import made, own_layout
+from memscape.views.together import Html
 
 Options = Sequence[tuple[str, str]]
 
@@ -106,7 +107,7 @@ def shown_for(choice: Control, kinds: Mapping[str, Sequence[Control]]) -> None:
 
 def html(style: str) -> Any:
     """Return a place for HTML; `style` names its classes, "answer" is the headline."""
-    return styled(made(widgets.HTML), style)
+    return styled(made(Html), style)
 
 
 def styled(widget: Any, style: str) -> Any:

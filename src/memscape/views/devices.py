@@ -1,4 +1,4 @@
-"""Figures of a cluster: a tile for every device filled by what it holds, stages by parts, what is sent by form."""
+"""Figures of a cluster: a tile for every device filled by what it holds, what is sent by form."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from memscape import units
 from memscape.breakdown import Breakdown
-from memscape.views.figures import MARGIN, Figure, Piece, scale_of, stack
+from memscape.views.figures import MARGIN, Figure, Piece, sized, stack
 from memscape.views.text import PHASE_NAMES, name_of, ordered
 
 FORMS = {
@@ -35,7 +35,7 @@ def tiles(stages: Sequence[Breakdown], columns: int, capacity: int, copies: str)
         "yaxis": PLAIN | _stage_names(count) | {"range": [-0.1, count], "automargin": True},
         "margin": MARGIN | {"b": 40},
         "hoverlabel": {"align": "left"},
-        "meta": {"tiles": columns, "filled": TILE, "rows": _rows(stages, capacity)},
+        "meta": {"kind": "tiles", "tiles": columns, "filled": TILE, "rows": _rows(stages, capacity)},
     }
     return {"data": [_fillings(stages, columns, capacity)], "layout": layout}
 
@@ -109,56 +109,7 @@ def _hover(stage: Breakdown, row: int, stages: int, capacity: int) -> str:
     return f"{where}: {units.amount(stage.total)} of {units.amount(capacity)}{parts}"
 
 
-def heat(stages: Sequence[Breakdown]) -> Figure:
-    """Return the bytes of every part on every stage as a heat map; amounts stand in it where there is room."""
-    phases = [stage.by("phase") for stage in stages]
-    parts = ordered(phases, PHASE_NAMES)
-    scale, unit = scale_of(max(stage.total for stage in stages))
-    rows = [[phase.get(part, 0) / scale for phase in phases] for part in parts]
-    data = {
-        "type": "heatmap",
-        "x": [f"{place + 1}" for place in range(len(stages))],
-        "y": [name_of(part) for part in parts],
-        "z": rows,
-        "colorscale": [[0, "var(--card)"], [1, "var(--accent)"]],
-        "showscale": False,
-        "xgap": 2,
-        "ygap": 2,
-        "hovertemplate": f"stage %{{x}}, %{{y}}: %{{z:,.2f}} {unit}<extra></extra>",
-    }
-    if len(stages) <= 8:
-        data["texttemplate"] = "%{z:,.1f}"
-    title = {"text": f"stage; amounts in {unit} on one device", "standoff": 8}
-    layout = {
-        "xaxis": PLAIN | {"title": title, "type": "category"},
-        "yaxis": PLAIN | {"autorange": "reversed", "automargin": True, "ticksuffix": "  "},
-        "margin": MARGIN,
-    }
-    return {"data": [data], "layout": layout}
-
-
 def sent(traffic: Breakdown) -> Figure:
     """Return the bytes that one device sends, one bar for each form of parallelism."""
-    sums = {form: size for form, size in traffic.by("group").items() if form in FORMS}
-    scale, unit = scale_of(max([1.0, *sums.values()]))
-    names = [form for form in FORMS if form in sums] or ["tensor"]
-    bar = {
-        "type": "bar",
-        "orientation": "h",
-        "x": [sums.get(form, 0) / scale for form in names],
-        "y": [FORMS[form] for form in names],
-        "marker": {"color": "var(--accent)"},
-        "text": [f" {units.amount(sums.get(form, 0))} " for form in names],
-        "textposition": "auto",
-        "textangle": 0,
-        "cliponaxis": False,
-        "hovertemplate": f"%{{y}}: %{{x:,.3f}} {unit}<extra></extra>",
-    }
-    title = {"text": f"{unit} sent by one device", "standoff": 8}
-    layout = {
-        "xaxis": {"title": title, "rangemode": "tozero", "fixedrange": True, "nticks": 6, "tickangle": 0},
-        "yaxis": {"automargin": True, "fixedrange": True, "ticksuffix": "  ", "autorange": "reversed"},
-        "margin": MARGIN,
-        "showlegend": False,
-    }
-    return {"data": [bar], "layout": layout}
+    sums = {FORMS[form]: size for form, size in traffic.by("group").items() if form in FORMS} or {FORMS["tensor"]: 0}
+    return sized(dict.fromkeys(sums, "accent"), sums, " sent by one device")

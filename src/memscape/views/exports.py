@@ -6,7 +6,8 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from html import unescape
@@ -22,6 +23,7 @@ from memscape.breakdown import Breakdown, Quantity, Term
 from memscape.planner.advice import HARM, Change
 from memscape.views.looks import looks
 from memscape.views.text import name_of
+from memscape.views.together import AnyWidget, gathered
 
 TRUTH = {"True": True, "False": False}
 Exports = Mapping[str, Callable[[Any], str]]
@@ -30,13 +32,20 @@ KINDS = {"csv": "text/csv", "json": "application/json", "md": "text/markdown"}
 STYLE_SHEET = Path(__file__).parents[1] / "dashboard/share/jupyter/voila/templates/memscape/static/cards.css"
 
 
-class Page(anywidget.AnyWidget):
+class Page(AnyWidget):
     """What is not seen of a page: its address, the parts that are open, the files it hands over, its look."""
 
     _esm = Path(__file__).with_name("page.js")
     _css = STYLE_SHEET
     query = traitlets.Unicode("").tag(sync=True)
     opened: Any = traitlets.List(traitlets.Unicode()).tag(sync=True)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Show in one message what changes meanwhile."""
+        with ExitStack() as after, gathered() as changes:
+            after.callback(lambda: changes and self.send({"type": "changes", "changes": changes}))
+            yield
 
     def download(self, name: str, text: str, kind: str = "text/plain") -> None:
         """Hand the reader a file; the browser makes it, the server keeps nothing."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from math import log10
 from typing import Any, NamedTuple
 
 from memscape import units
@@ -12,17 +13,22 @@ from memscape.views.text import name_of
 Figure = dict[str, Any]
 MOST_EDGES = 64
 PAST = 1.05  # where an axis ends, past what is drawn on it
+WITH_WORDS = 1.3  # the same, with room for an amount beside the longest bar
 MARGIN = {"l": 10, "r": 16, "t": 8, "b": 52}
 
 
 class Piece(NamedTuple):
-    """A piece of a bar: which bar, size, colour and words; it starts where the last one ends, or at `start`."""
+    """A piece of a bar: which bar, size, colour and words; it starts where the last one ends, or at `start`.
+
+    `text` stands beside its end.
+    """
 
     bar: str | float
     size: Quantity
     colour: str
     said: str
     start: Quantity | None = None
+    text: str = ""
 
 
 def piece(bar: str | float, part: str, size: Quantity, group: bool = False, before: str = "") -> Piece:
@@ -56,16 +62,18 @@ def lying(
     title: str,
     end: float,
     edges: Sequence[float] = (),
+    start: float = 0,
 ) -> Figure:
     """Return bars that lie, from top to bottom: `rows` has the words beside each; `edges` are lines across all.
 
+    The axis runs from `start` to `end`.
     `meta` is for chart.js, which draws these itself, as boxes: they are painted with the answer.
     """
     names = [*rows]
     layout = {
         "barmode": "overlay",
         "showlegend": False,
-        "xaxis": _amounts(title) | {"range": [0, end]},
+        "xaxis": _amounts(title) | {"range": [start, end]},
         "yaxis": {
             "type": "category",
             "range": [len(names) - 0.5, -0.5],
@@ -80,7 +88,7 @@ def lying(
         },
         "shapes": [_edges(edges)] if edges else [],
         "margin": MARGIN,
-        "meta": {"rows": [*rows.items()], "edges": [*edges]},
+        "meta": {"kind": "bars", "rows": [*rows.items()], "edges": [*edges]},
     }
     return {"data": [stack(pieces, scale)], "layout": layout}
 
@@ -105,7 +113,12 @@ def stack(pieces: Sequence[Piece], scale: float, upright: bool = False) -> Figur
         },
         "hovertext": [piece.said for piece in pieces],
         "hoverinfo": "text",
+        **_beside([piece.text for piece in pieces]),
     }
+
+
+def _beside(words: Sequence[str]) -> Figure:
+    return {"text": words, "textposition": "outside", "textangle": 0, "cliponaxis": False} if any(words) else {}
 
 
 def _edges(places: Sequence[float]) -> Figure:
@@ -116,48 +129,40 @@ def _edges(places: Sequence[float]) -> Figure:
 
 
 def groups(breakdown: Breakdown, unit: str) -> Figure:
-    """Return one horizontal bar for each group of a breakdown, largest first."""
-    sums = sorted(breakdown.by("group").items(), key=lambda item: item[1])
+    """Return one bar that lies for each group of a breakdown, largest first."""
+    sums = dict(sorted(breakdown.by("group").items(), key=lambda item: -item[1]))
     scale, label = units.scales()[1] if unit == "bytes" else _counts(breakdown.total)
-    bar = {
-        "type": "bar",
-        "orientation": "h",
-        "x": [value / scale for _, value in sums],
-        "y": [name_of(group) for group, _ in sums],
-        "marker": {"color": [f"var(--group-{group})" for group, _ in sums]},
-        "hovertemplate": f"%{{y}}: %{{x:,.3f}} {label}<extra></extra>",
-    }
-    return {"data": [bar], "layout": _named_bars(label)}
+    pieces = [
+        Piece(name, size, f"group-{name}", f"{name_of(name)}: {size / scale:,.3f} {label}")
+        for name, size in sums.items()
+    ]
+    return lying(pieces, {name: name_of(name) for name in sums}, scale, label, max(sums.values()) / scale * PAST)
 
 
 def precisions(sizes: Mapping[str, int], chosen: str) -> Figure:
     """Return the size of the weights in each precision, the chosen one in the part's colour."""
-    return _sizes(sizes, chosen, "weights", " of weights")
+    return sized(_colours(sizes, chosen, "weights"), sizes, " of weights")
 
 
 def optimizers(sizes: Mapping[str, int], chosen: str) -> Figure:
     """Return the size of the states of each optimizer, the chosen one in the part's colour."""
-    return _sizes(sizes, chosen, "optimizer_states", "")
+    return sized(_colours(sizes, chosen, "optimizer_states"), sizes)
 
 
-def _sizes(sizes: Mapping[str, int], chosen: str, part: str, title: str) -> Figure:
-    """One horizontal bar for each name, largest first."""
-    names = sorted(sizes, key=lambda name: sizes[name])
-    scale, unit = scale_of(max(sizes.values()))
-    bar = {
-        "type": "bar",
-        "orientation": "h",
-        "x": [sizes[name] / scale for name in names],
-        "y": names,
-        "marker": {"color": [f"var(--part-{part})" if name == chosen else "var(--line)" for name in names]},
-        "text": [f" {units.amount(sizes[name])} " for name in names],
-        "textposition": "auto",
-        "textangle": 0,
-        "insidetextanchor": "end",
-        "cliponaxis": False,
-        "hovertemplate": f"%{{y}}: %{{x:,.2f}} {unit}<extra></extra>",
-    }
-    return {"data": [bar], "layout": _named_bars(f"{unit}{title}")}
+def _colours(names: Iterable[str], chosen: str, part: str) -> dict[str, str]:
+    return {name: f"part-{part}" if name == chosen else "line" for name in names}
+
+
+def sized(colours: Mapping[str, str], sizes: Mapping[str, Quantity], title: str = "") -> Figure:
+    """Return one bar that lies for each name, largest first, with its amount beside it."""
+    names = sorted(sizes, key=lambda name: -sizes[name])
+    scale, unit = scale_of(max(1, *sizes.values()))
+    pieces = []
+    for name in names:
+        amount = units.amount(sizes[name])
+        pieces.append(Piece(name, sizes[name], colours[name], f"{name}: {amount}", text=amount))
+    end = max(1, *sizes.values()) / scale * WITH_WORDS
+    return lying(pieces, dict(zip(names, names, strict=True)), scale, f"{unit}{title}", end)
 
 
 def growth(
@@ -168,43 +173,49 @@ def growth(
     words, size = level
     flat = _line(words, (tokens[0], tokens[-1]), (size, size), 0)
     flat["line"] = {"width": 2, "color": "var(--part-weights)", "dash": "longdash"}
-    return {"data": [*lines, flat, _point(here)], "layout": _logarithmic(units.shown())}
+    marks = {1: "1", 16: "16", 256: "256", 4096: "4k", 2**16: "64k", 2**20: "1M"}
+    return _logarithmic([*lines, flat, _point(here)], marks, "tokens in each conversation")
 
 
 def lengths(curves: Mapping[str, Mapping[int, int]], here: tuple[int, int]) -> Figure:
     """Return activations against the length of a sequence, one line for each way, and the chosen point."""
     lines = [_line(name, [*sizes], [*sizes.values()], place) for place, (name, sizes) in enumerate(curves.items())]
-    layout = _logarithmic(f"{units.shown()} kept of one sequence")
-    layout["xaxis"] |= {
-        "tickvals": [2**power for power in range(7, 18, 2)],
-        "ticktext": ["128", "512", "2k", "8k", "32k", "128k"],
-        "title": {"text": "tokens in each sequence", "standoff": 8},
+    marks = {128: "128", 512: "512", 2048: "2k", 8192: "8k", 2**15: "32k", 2**17: "128k"}
+    return _logarithmic([*lines, _point(here)], marks, "tokens in each sequence")
+
+
+def _logarithmic(lines: Sequence[Figure], marks: Mapping[int, str], title: str) -> Figure:
+    """Lines of sizes against lengths, which are marked. The axis of sizes ends at marks, so that it seldom moves."""
+    sizes = [size for line in lines for size in line["y"] if size]
+    rungs = [(units.scaled(size), units.amount(size, digits=1)) for size in _rungs()]
+    low = max((rung for rung, _ in rungs if rung <= min(sizes)), default=min(sizes))
+    high = min((rung for rung, _ in rungs if rung >= max(sizes)), default=max(sizes))
+    across = {
+        "tickvals": [*marks],
+        "ticktext": [*marks.values()],
+        "range": [log10(min(marks)) - 0.1, log10(max(marks)) + 0.1],
+        "tickangle": 0,
+        "title": {"text": title, "standoff": 8},
     }
-    return {"data": [*lines, _point(here)], "layout": layout}
-
-
-def _logarithmic(title: str) -> Figure:
-    return {
-        "xaxis": {
-            "type": "log",
-            "tickvals": [16**power for power in range(6)],
-            "ticktext": ["1", "16", "256", "4k", "64k", "1M"],
-            "tickangle": 0,
-            "title": {"text": "tokens in each conversation", "standoff": 8},
-            "fixedrange": True,
-        },
-        "yaxis": {
-            "type": "log",
-            "dtick": 1,
-            "title": {"text": title, "standoff": 4},
-            "automargin": True,
-            "fixedrange": True,
-            "exponentformat": "none",
-            "separatethousands": True,
-        },
+    up = {
+        "tickvals": [rung for rung, _ in rungs],
+        "ticktext": [words for _, words in rungs],
+        "range": [log10(low), log10(high) + 0.05],
+    }
+    layout = {
+        "xaxis": {"type": "log", "fixedrange": True} | across,
+        "yaxis": {"type": "log", "fixedrange": True} | up,
         "legend": {"orientation": "h", "y": 1, "yanchor": "bottom", "x": 0},
-        "margin": {"l": 60, "r": 20, "t": 8, "b": 52},
+        "margin": {"l": 64, "r": 20, "t": 8, "b": 52},
+        "meta": {"kind": "lines"},
     }
+    return {"data": [*lines], "layout": layout}
+
+
+def _rungs() -> list[int]:
+    """Amounts that an axis marks: 1, 10 and 100 of each unit; 1 and 32 of binary ones, since 1,024 make the next."""
+    step = 32 if units.shown() == "GiB" else 10
+    return [step**power for power in range(int(18 / log10(step)) + 1)]
 
 
 def _point(here: tuple[int, int]) -> Figure:
@@ -222,7 +233,8 @@ def _line(name: str, tokens: Sequence[int], sizes: Sequence[int], place: int) ->
         "x": list(tokens),
         "y": [units.scaled(size) for size in sizes],
         "line": {"width": 3, "color": f"var(--series-{place})", "dash": ("solid", "dash", "dot", "dashdot")[place % 4]},
-        "hovertemplate": f"{name}: %{{x:,}} tokens, %{{y:,.2f}} {units.shown()}<extra></extra>",
+        "hovertext": [f"{name}, {x:,} tokens: {units.amount(y)}" for x, y in zip(tokens, sizes, strict=True)],
+        "hoverinfo": "text",
     }
 
 
@@ -238,11 +250,6 @@ def _amounts(title: str) -> Figure:
         "nticks": 6,
         "tickangle": 0,
     }
-
-
-def _named_bars(title: str) -> Figure:
-    names = {"automargin": True, "fixedrange": True, "ticksuffix": "  "}
-    return {"xaxis": _amounts(title), "yaxis": names, "margin": MARGIN, "showlegend": False}
 
 
 def stacked(ways: Mapping[str, Breakdown]) -> Figure:
@@ -267,6 +274,11 @@ def errors(kinds: Mapping[str, Sequence[tuple[str, float]]]) -> Figure:
         }
         for place, (name, found) in enumerate(kinds.items())
     ]
-    layout = _named_bars("percent off")
-    layout["xaxis"] |= {"nticks": 5, "rangemode": "normal", "zeroline": True, "zerolinecolor": "var(--ink)"}
+    off = {"nticks": 5, "rangemode": "normal", "zeroline": True, "zerolinecolor": "var(--ink)"}
+    layout = {
+        "xaxis": _amounts("percent off") | off,
+        "yaxis": {"automargin": True, "fixedrange": True, "ticksuffix": "  "},
+        "margin": MARGIN,
+        "showlegend": False,
+    }
     return {"data": rows, "layout": layout}

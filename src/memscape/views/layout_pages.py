@@ -124,8 +124,6 @@ def _outputs() -> dict[str, Any]:
         "tiles_words": controls.html("caption"),
         "tiles": Chart(height=430),
         "advice": controls.html("card"),
-        "heat_words": controls.html("caption"),
-        "heat": Chart(height=300),
         "stages": controls.html("card"),
         "parts": controls.html("card"),
         "sent_words": controls.html("caption"),
@@ -249,9 +247,7 @@ def _show(seen: Spread) -> dict[str, Any]:
         f"in a red frame it would have to hold more. <span class='on-screen'>Point at it for the amounts.</span></p>"
         f"{text.legend(seen.stages)}",
         "tiles": (tiles, f"One tile for each device, {copies}. On one device of {each}"),
-        "heat_words": "<h2>Stage by part</h2><p>The stronger the colour, the more a device of it holds.</p>",
-        "heat": (devices.heat(seen.stages), text.described(busiest, "The busiest stage")),
-        "stages": f"<h2>The stages</h2>{_stage_table(seen)}",
+        "stages": f"<h2>Stage by part</h2>{_stage_table(seen)}",
         "parts": text.parts("What the busiest device holds", busiest),
         "sent_words": f"<h2>What goes over the wire</h2><p>{_when(seen)}</p>",
         "sent": (devices.sent(seen.sent), _sent_words(seen.sent)),
@@ -295,17 +291,22 @@ def _answer(seen: Spread, busiest: Breakdown) -> str:
 def _stage_table(seen: Spread) -> str:
     rows = []
     share = shard_workload(seen.asked, seen.layout)
+    held = [stage.by("phase") for stage in seen.stages]
+    shown = text.ordered(held, text.PHASE_NAMES)
+    most = max(max(sizes.values()) for sizes in held)
     for place, stage in enumerate(seen.stages):
         layers = len(stage_layers(seen.model, seen.layout, place))
-        cells = [f"{place + 1}", f"{layers}", units.amount(stage.total)]
+        cells = [f"{place + 1}", f"{layers}"]
         if isinstance(share, Training):
             pieces = in_flight(seen.layout, place, micro_batches(share)) if seen.layout.pipeline > 1 else 1
-            cells.insert(2, units.exact(pieces))
-        rows.append(cells)
+            cells.append(units.exact(pieces))
+        parts = [text.shaded(part, held[place].get(part, 0), most) for part in shown]
+        rows.append([*cells, f"<b>{units.amount(stage.total)}</b>", *parts])
     kept = ["Kept at once"] if isinstance(share, Training) else []
-    table: str = text.simple_table(("Stage", "Layers", *kept, "On one device"), rows, "compared")
-    said = "Micro-batches (or pieces of them) that wait for their backward pass are kept at once." if kept else ""
-    return f"<p>{said}</p>{table}"
+    head = ("Stage", "Layers", *kept, "On one device", *(text.name_of(part) for part in shown))
+    said = " Micro-batches (or pieces of them) that wait for their backward pass are kept at once." if kept else ""
+    table: str = text.simple_table(head, rows, "shades")
+    return f"<p>What one device of each stage holds: the stronger the colour, the more.{said}</p>{table}"
 
 
 def _when(seen: Spread) -> str:

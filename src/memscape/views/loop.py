@@ -132,9 +132,10 @@ class Loop:
         """Follow a control, and those that it moves: once for all of them."""
         if self.adapting:
             return
-        moved = self.adapt()
-        self.said.value = _alert(self.attempt()) or _status(moved)
-        self.remember()
+        with self.memory.together():
+            moved = self.adapt()
+            self.said.value = _alert(self.attempt()) or _status(moved)
+            self.remember()
 
     def adapt(self) -> list[str]:
         """Let sliders follow the other controls; return what is to be said of it."""
@@ -173,9 +174,10 @@ class Loop:
             return
         with units.shown_in(self.unit.value), sent_for(self.memory.opened):
             shown = self.show(self.result)
-        for name, value in shown.items():
-            if isinstance(value, str):
-                _put(self.outputs[name], value)
+        with self.memory.together():
+            for name, value in shown.items():
+                if isinstance(value, str):
+                    _put(self.outputs[name], value)
 
     def finish_later(self) -> None:
         """Show what takes longer when nothing has moved for a moment; at once where nothing runs that could wait."""
@@ -190,7 +192,7 @@ class Loop:
 
     def finish(self) -> None:
         """Show what takes longer."""
-        with units.shown_in(self.unit.value):
+        with self.memory.together(), units.shown_in(self.unit.value):
             for name, show in self.at_rest.items():
                 try:
                     self.outputs[name].value = show(self.result)

@@ -161,12 +161,20 @@ function save({ name, text, kind }) {
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 }
 
+// one message says what a step changes of all widgets; one after the other, else the charts are drawn before the answer
+async function change(model, changes) {
+  for (const [id, state] of Object.entries(changes)) {
+    const changed = await model.widget_manager.get_model(id);
+    changed.set_state(state);
+  }
+}
+
 export default {
   initialize({ model }) {
     globalThis.memscapeHelp ??= help();
     const tell = (open) => (model.set("opened", open), model.save_changes());
     memscapeHelp.told.add(tell);
-    model.on("msg:custom", (content) => content.type === "download" && save(content));
+    model.on("msg:custom", (content) => (content.type === "download" ? save(content) : change(model, content.changes)));
     // JupyterLab's address is its own
     const leave = document.body.dataset.voila ? address(model) : () => {};
     return () => (memscapeHelp.told.delete(tell), leave());

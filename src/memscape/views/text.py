@@ -36,6 +36,7 @@ ELSEWHERE = (
     "<a href='07_what_if.ipynb'>What if</a> tries several changes together, "
     "<a href='06_cluster.ipynb'>Cluster</a> finds the devices that hold it."
 )
+DEEPEST = 35  # percent of a part's colour, on which words can be read in both themes
 LONGEST_NAME = 16  # letters of a name that still stands in the same line as its formula
 
 
@@ -170,7 +171,12 @@ def legend(breakdowns: Iterable[Breakdown], by: str = "phase") -> str:
     """Return the parts of breakdowns with their colours, for the charts that draw them."""
     names, kind = (GROUP_NAMES, "group") if by == "group" else (PHASE_NAMES, "part")
     parts = ordered((each.by(by) for each in breakdowns), names)
-    items = (f"<span>{swatch(f'{kind}-{part}')}{escape(name_of(part))}</span>" for part in parts)
+    return key({f"{kind}-{part}": name_of(part) for part in parts})
+
+
+def key(colours: Mapping[str, str]) -> str:
+    """Return what each colour of a chart stands for."""
+    items = (f"<span>{swatch(colour)}{escape(words)}</span>" for colour, words in colours.items())
     return f"<p class='legend'>{''.join(items)}</p>"
 
 
@@ -196,6 +202,12 @@ def course(moments: Mapping[tuple[int, str], Breakdown], words: Mapping[str, str
     steps = dict.fromkeys(step for step, _ in moments)
     rows = [[words[each], *(units.amount(moments[step, each].total) for step in steps)] for each in words]
     return simple_table(("Moment", "First step", "Every later step"), rows, "compared")
+
+
+def shaded(part: str, size: Quantity, most: Quantity) -> str:
+    """Return an amount of a part on a shade of its colour, as strong as its share of the largest amount beside it."""
+    shade = f"var(--part-{escape(part)}) {DEEPEST * float(size / most):.0f}%"
+    return f"<span class='shade' style='--shade:{shade}'>{units.amount(size)}</span>"
 
 
 @lru_cache(maxsize=1024)

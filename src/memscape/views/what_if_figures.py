@@ -9,11 +9,12 @@ from memscape import units
 from memscape.breakdown import Quantity
 from memscape.parallelism import DEGREES
 from memscape.planner.scenarios import Scenario, Surface
-from memscape.views.figures import MARGIN, PAST, Figure, lying, piece, scale_of
+from memscape.views.figures import MARGIN, PAST, Figure, Piece, lying, piece, scale_of
 from memscape.views.text import PHASE_NAMES, name_of, ordered
 
 LEVELS = 8  # shades on each side of the edge
 MOST_TICKS = 6
+SIDES = {"lower": ("Lowered", "series-2"), "higher": ("Raised", "series-0")}
 PLAIN = {"fixedrange": True, "showgrid": False, "zeroline": False}
 # what fits in the page's accent, what does not in its colour of alert; the edge is a line as well
 SHADES = [[0, "var(--card)"], [0.5, "var(--accent)"], [0.5, "var(--alert-wash)"], [1, "var(--alert)"]]
@@ -149,25 +150,14 @@ def tornado(swings: Sequence[Mapping[Any, Any]], names: Mapping[str, str], whole
         f"{signed(row['higher'] - whole)}"
         for row in swings
     ]
-    scale, unit = scale_of(max([whole, *(row["higher"] for row in swings)]))
-    bars = [
-        {
-            "type": "bar",
-            "orientation": "h",
-            "name": name,
-            "y": labels,
-            "x": [(row[side] - whole) / scale for row in swings],
-            "base": [whole / scale] * len(swings),
-            "marker": {"color": colour},
-            "hoverinfo": "skip",
-        }
-        for name, side, colour in (("lowered", "lower", "var(--series-2)"), ("raised", "higher", "var(--series-0)"))
-    ]
-    layout = {
-        "barmode": "overlay",
-        "xaxis": {"title": {"text": unit, "standoff": 8}, "fixedrange": True} | {"nticks": 5, "tickangle": 0},
-        "yaxis": {"automargin": True, "fixedrange": True, "ticksuffix": "  ", "autorange": "reversed"},
-        "legend": {"orientation": "h", "y": 1, "yanchor": "bottom", "x": 0},
-        "margin": MARGIN,
-    }
-    return {"data": bars, "layout": layout}
+    pieces = []
+    for label, row in zip(labels, swings, strict=True):
+        for side, (words, colour) in SIDES.items():
+            first, last = sorted((row[side], whole))
+            pieces.append(Piece(label, last - first, colour, f"{words}: {units.amount(row[side])}", first))
+    ends = [whole, *(row[side] for row in swings for side in SIDES)]
+    least, most = min(ends), max(ends)
+    scale, unit = scale_of(most)
+    room = (most - least) / 20 or 1
+    rows = dict(zip(labels, labels, strict=True))
+    return lying(pieces, rows, scale, unit, (most + room) / scale, [whole / scale], max(0, least - room) / scale)

@@ -163,7 +163,8 @@ def _show(seen: Compared) -> dict[str, Any]:
         f"A would hold. Blue fits, red does not, the line is the edge; the stronger the colour, the more bytes or the "
         f"more is missing. Point at a cell for its amount.</p>",
         "map": (what_if_figures.heat_map(seen.surface, point, seen.axes), sentence),
-        "swings_words": f"<h2>Which input matters most to A</h2><p>{words.swings(seen, names)}</p>",
+        "swings_words": f"<h2>Which input matters most to A</h2><p>{words.swings(seen, names)}</p>"
+        f"{text.key({colour: side for side, colour in what_if_figures.SIDES.values()})}",
         "swings": (
             what_if_figures.tornado(seen.swings, short, seen.a.held.total),
             words.swings(seen, names),
