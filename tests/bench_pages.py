@@ -86,7 +86,7 @@ SLIDING = """() => {
 QUIET = "() => performance.now() - Math.max(slid.last, slid.pressed) > 700"  # what is worked out at rest has been shown
 # stock Voilà's page asks other hosts for style sheets, and would wait for them
 ALONE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost"
-TIMES, PAIRS, STEPS, WHOLE_STEPS, DRAG_SECONDS = 3, 8, 40, 40, 2.0
+TIMES, PAIRS, STEPS, WHOLE_STEPS, DRAG_SECONDS = 3, 8, 80, 40, 2.0
 # a kernel for each visit, all of them made before the first
 AHEAD = ("--preheat_kernel=True", f"--pool_size={PAIRS + 1}", "--VoilaKernelManager.fill_delay=3600")
 

@@ -84,6 +84,7 @@ def lying(
             "ticksuffix": "  ",
             "automargin": True,
             "fixedrange": True,
+            "showgrid": False,
             "visible": any(rows.values()),
         },
         "shapes": [_edges(edges)] if edges else [],
@@ -249,6 +250,7 @@ def _amounts(title: str) -> Figure:
         "fixedrange": True,
         "nticks": 6,
         "tickangle": 0,
+        "separatethousands": True,
     }
 
 
