@@ -83,7 +83,7 @@ SLIDING = """() => {
     requestAnimationFrame(() => { framed = false; setTimeout(() => (slid.last = performance.now())); });
   }).observe(answer.closest('.results') ?? answer, { ...all, attributeFilter: ['d', 'transform', 'style', 'x', 'y'] });
 }"""
-QUIET = "() => performance.now() - Math.max(slid.last, slid.pressed) > 700"  # what is worked out at rest has been shown
+QUIET = "() => performance.now() - Math.max(slid.last, slid.pressed) > 500"  # what is worked out at rest has been shown
 # stock Voilà's page asks other hosts for style sheets, and would wait for them
 ALONE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost"
 TIMES, PAIRS, STEPS, WHOLE_STEPS, DRAG_SECONDS = 3, 8, 80, 40, 2.0
@@ -139,15 +139,15 @@ def _server(folder: str, start: tuple[str, ...], more: tuple[str, ...] = ()):
 
 def _opening(browser, url: str, process: psutil.Process, names: list[str], stock: dict[str, float]) -> None:
     """Print when each page is usable and whole, cold and warm, the bytes it moves and the memory of its kernel."""
-    empty = _opened(browser, url, process, "empty")
-    print("\nseconds until a page is usable: ratio to the empty page of the same server, and to one of stock Voilà")
-    print(f"{'page':<16}{'cold':>6}{'ratio':>7}{'stock':>7}{'whole':>7}{'warm':>7}{'ratio':>7}", end="")
+    print("\nseconds until a page is usable: ratio to the empty page of the same server, opened in turn with it,")
+    print("and to one of stock Voilà")
+    print(f"{'page':<16}{'cold':>6}{'empty':>7}{'ratio':>7}{'stock':>7}{'whole':>7}{'warm':>7}", end="")
     print(f"{'cold MB':>9}{'warm MB':>9}{'PSS MB':>8}")
     for name in ("stock Voilà", "empty", *names):
-        seen = {"stock Voilà": stock, "empty": empty}.get(name) or _opened(browser, url, process, name)
-        print(f"{name:<16}{seen['cold']:>6.2f}{seen['cold'] / empty['cold']:>7.2f}{seen['cold'] / stock['cold']:>7.2f}"
-              f"{seen['whole']:>7.2f}{seen['warm']:>7.2f}{seen['warm'] / empty['warm']:>7.2f}"
-              f"{seen['first']:>9.2f}{seen['later']:>9.2f}{seen['memory']:>8.0f}")  # fmt: skip
+        seen = stock if name == "stock Voilà" else _opened(browser, url, process, name)
+        print(f"{name:<16}{seen['cold']:>6.2f}{seen['empty']:>7.2f}{seen['ratio']:>7.2f}"
+              f"{seen['cold'] / stock['cold']:>7.2f}{seen['whole']:>7.2f}{seen['warm']:>7.2f}"
+              f"{seen['first']:>9.2f}{seen['later']:>9.2f}{seen['memory']:>8.0f}", flush=True)  # fmt: skip
     print("budgets: 1.5 times the empty page, and 5 s; 10 MB cold, 0.3 MB warm; 80 MB of kernel")
 
 
@@ -205,11 +205,12 @@ def _profile(browser):
 
 
 def _opened(browser, url: str, process: psutil.Process, name: str) -> dict[str, float]:
-    """The medians of some visits, after one that warms the server."""
+    """The medians of some visits, each with one of the empty page in turn, after one that warms the server."""
     seen = []
     for _ in range(TIMES + 1):
         _rest(process)
-        seen.append(_visit(browser, url, process, name))
+        own, empty = _visit(browser, url, process, name), _first(browser, url, process, "empty")
+        seen.append({**own, "empty": empty, "ratio": own["cold"] / empty})
     return {figure: statistics.median(each[figure] for each in seen[1:]) for figure in seen[0]}
 
 
