@@ -7,7 +7,7 @@ its numbers all come from one place. Amounts are exact integers for whole-number
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -96,6 +96,14 @@ class Term:
         """The highest amount reported; the amount itself where it is derived."""
         return self.amount if self.spread is None else self.spread[1]
 
+    def of(self, factors: Mapping[str, Quantity], source: str = "") -> Term:
+        """Return the same term with other factors, from another source if one is named.
+
+        A search makes so many that `dataclasses.replace`, which asks for every field by its name, is too slow.
+        """
+        about = (self.group, self.phase, source or self.source, self.spread, self.shape, self.dtype, self.because)
+        return Term(self.name, factors, *about)
+
     @property
     def formula(self) -> str:
         """The names of the factors as LaTeX, in the letters of `data/symbols.csv`."""
@@ -164,7 +172,7 @@ class Breakdown:
         kept = self.terms
         for key, value in wanted.items():
             kept = tuple([term for term in kept if getattr(term, key) == value])
-        return replace(self, terms=kept)
+        return Breakdown(self.unit, kept, self.notes)
 
     def __add__(self, other: Breakdown) -> Breakdown:
         """Join two breakdowns of the same unit."""

@@ -203,7 +203,7 @@ class Device:
             kept = self._kept(place)
             kept += uneven_routing(kept, self.layout)
             factors = {} if self.layout.pipeline == 1 else {"micro_batches_in_flight": others}
-            found += replace(kept, terms=tuple(replace(t, factors=factors | dict(t.factors)) for t in kept))
+            found += replace(kept, terms=tuple(term.of(factors | dict(term.factors)) for term in kept))
         return found
 
     def _kept(self, place: int) -> Breakdown:

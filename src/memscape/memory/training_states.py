@@ -102,15 +102,15 @@ def _states(model: Model, training: Training) -> Iterator[Term]:
     master = has_master(training)
     if master:
         for tensor in tensors:
-            term = _term(tensor, "optimizer_states", {"bytes_per_element": BYTES["fp32"]}, SOURCES["master"])
-            yield replace(term, name=f"{tensor.name}: master weights")
+            size, name = {"bytes_per_element": BYTES["fp32"]}, f"{tensor.name}: master weights"
+            yield _term(tensor, "optimizer_states", size, SOURCES["master"], name)
     yield from state_terms(
         tensors, optimizer(training.optimizer), BYTES["fp32"] if master else parameter_bytes(training)
     )
 
 
-def _term(tensor: Stored, phase: str, size: dict[str, Quantity], source: str) -> Term:
-    return Term(tensor.name, tensor.copies | tensor.sizes | size, tensor.group, phase, source)
+def _term(tensor: Stored, phase: str, size: dict[str, Quantity], source: str, name: str = "") -> Term:
+    return Term(name or tensor.name, tensor.copies | tensor.sizes | size, tensor.group, phase, source)
 
 
 def shared(terms: Iterable[Term], layout: Layout) -> Iterator[Term]:
@@ -123,7 +123,7 @@ def shared(terms: Iterable[Term], layout: Layout) -> Iterator[Term]:
         size = {name: value for name, value in term.factors.items() if name == "bytes_per_element"}
         (unit,) = size.values() or (1,)
         share = {"elements_per_device" if size else "bytes_per_device": ceil_div(term.amount // unit, over)}
-        yield replace(term, factors=share | size, source="rajbhandari2020")
+        yield term.of(share | size, "rajbhandari2020")
 
 
 def check(model: Model, training: Training) -> None:

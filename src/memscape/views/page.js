@@ -114,17 +114,24 @@ function help() {
   const { reopen, told } = keepOpen();
   const helpers = [reopen, speakAnswer()];
   searchFields();
-  let waiting = 0;
+  let [waiting, framed] = [0, false];
   const later = () => {
     waiting ||= setTimeout(() => {
       waiting = 0;
       nameParts();
     }, 50);
   };
-  new MutationObserver(() => {
-    for (const helper of helpers) helper();
+  // once for all that changes before the next frame
+  const change = () => {
+    if (framed) return;
+    framed = true;
+    requestAnimationFrame(() => {
+      framed = false;
+      for (const helper of helpers) helper();
+    });
     later();
-  }).observe(document.body, { childList: true, subtree: true });
+  };
+  new MutationObserver(change).observe(document.body, { childList: true, subtree: true });
   later();
   return { told };
 }
