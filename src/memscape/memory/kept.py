@@ -155,4 +155,4 @@ def limited(part: Breakdown, where: Quantity) -> Breakdown:
 
 def _here(term: Term, where: Quantity) -> Term:
     here = term.factors.get("where_it_applies", 1) * where
-    return replace(term, factors={**term.factors, "where_it_applies": here})
+    return term.of({**term.factors, "where_it_applies": here})

@@ -98,7 +98,7 @@ def _weights(split: _Split, inference: Inference, gpu: bool) -> Iterator[Term]:
         here = sum(_counted(split.model, inference, term, place) for place in places)
         if here:
             sizes = {key: size for key, size in term.factors.items() if key != counted}
-            yield replace(term, factors={"layers_here": here} | sizes)
+            yield term.of({"layers_here": here} | sizes)
 
 
 def _once(split: _Split, term: Term, gpu: bool) -> Iterator[Term]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from memscape.breakdown import Breakdown, Quantity, Term
 from memscape.catalog import Accelerator
@@ -44,7 +44,7 @@ def by_layer(kept: Breakdown) -> dict[tuple[str, Quantity], Breakdown]:
     for term in kept:
         layers = [each for each in term.factors.items() if _counts_layers(each[0])]
         sizes = {name: size for name, size in term.factors.items() if not _counts_layers(name)}
-        found.setdefault(layers[0] if layers else ("", 1), []).append(replace(term, factors=sizes))
+        found.setdefault(layers[0] if layers else ("", 1), []).append(term.of(sizes))
     once = found.pop(("", 1), [])
     return {key: Breakdown(kept.unit, tuple(terms)) for key, terms in [*found.items(), (("", 1), once)] if terms}
 

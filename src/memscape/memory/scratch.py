@@ -53,7 +53,7 @@ def _all_at_once(model: Model, training: Training) -> Iterator[Term]:
     for rules, tensors in divided(trained(model, training), optimizer(training.optimizer)):
         for tensor in tensors:
             for term in _alive(rules, training, None, tensor, (0, rules.foreach)):
-                yield replace(term, factors=tensor.copies | dict(term.factors))
+                yield term.of(tensor.copies | dict(term.factors))
         if rules.largest and tensors:
             largest = max(tensors, key=lambda tensor: _largest(tensor.elements))
             yield _term("one more copy of", largest, {"temporaries": rules.largest}, _size(training), rules)

@@ -85,7 +85,7 @@ def _bottoms(stages: int) -> list[int]:
 
 
 def _rows(stages: Sequence[Breakdown], capacity: int) -> list[tuple[int, str, bool]]:
-    """The rows for chart.js, which draws tiles itself: where each begins, its name, whether its tiles hold enough."""
+    """The rows for boxes.js, which draws the tiles: where each begins, its name, whether its tiles hold enough."""
     shown = _stage_names(len(stages))
     names = dict(zip(shown["tickvals"], shown["ticktext"], strict=True))
     return [

@@ -66,8 +66,7 @@ def lying(
 ) -> Figure:
     """Return bars that lie, from top to bottom: `rows` has the words beside each; `edges` are lines across all.
 
-    The axis runs from `start` to `end`.
-    `meta` is for chart.js, which draws these itself, as boxes: they are painted with the answer.
+    The axis runs from `start` to `end`. `meta` is for boxes.js, which draws these, painted with the answer.
     """
     names = [*rows]
     layout = {
@@ -156,14 +155,13 @@ def _colours(names: Iterable[str], chosen: str, part: str) -> dict[str, str]:
 
 def sized(colours: Mapping[str, str], sizes: Mapping[str, Quantity], title: str = "") -> Figure:
     """Return one bar that lies for each name, largest first, with its amount beside it."""
-    names = sorted(sizes, key=lambda name: -sizes[name])
-    scale, unit = scale_of(max(1, *sizes.values()))
+    names, most = sorted(sizes, key=lambda name: -sizes[name]), max(1, *sizes.values())
+    scale, unit = scale_of(most)
     pieces = []
     for name in names:
         amount = units.amount(sizes[name])
         pieces.append(Piece(name, sizes[name], colours[name], f"{name}: {amount}", text=amount))
-    end = max(1, *sizes.values()) / scale * WITH_WORDS
-    return lying(pieces, dict(zip(names, names, strict=True)), scale, f"{unit}{title}", end)
+    return lying(pieces, dict(zip(names, names, strict=True)), scale, f"{unit}{title}", most / scale * WITH_WORDS)
 
 
 def growth(
@@ -188,9 +186,10 @@ def lengths(curves: Mapping[str, Mapping[int, int]], here: tuple[int, int]) -> F
 def _logarithmic(lines: Sequence[Figure], marks: Mapping[int, str], title: str) -> Figure:
     """Lines of sizes against lengths, which are marked. The axis of sizes ends at marks, so that it seldom moves."""
     sizes = [size for line in lines for size in line["y"] if size]
+    least, most = min(sizes), max(sizes)
     rungs = [(units.scaled(size), units.amount(size, digits=1)) for size in _rungs()]
-    low = max((rung for rung, _ in rungs if rung <= min(sizes)), default=min(sizes))
-    high = min((rung for rung, _ in rungs if rung >= max(sizes)), default=max(sizes))
+    low = max((rung for rung, _ in rungs if rung <= least), default=least)
+    high = min((rung for rung, _ in rungs if rung >= most), default=most)
     across = {
         "tickvals": [*marks],
         "ticktext": [*marks.values()],

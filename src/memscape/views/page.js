@@ -169,7 +169,7 @@ function save({ name, text, kind }) {
 }
 
 // one message says what a step changes of all widgets; one after the other, else the charts are drawn before the answer
-async function change(model, changes) {
+async function follow(model, changes) {
   for (const [id, state] of Object.entries(changes)) {
     const changed = await model.widget_manager.get_model(id);
     changed.set_state(state);
@@ -181,7 +181,7 @@ export default {
     globalThis.memscapeHelp ??= help();
     const tell = (open) => (model.set("opened", open), model.save_changes());
     memscapeHelp.told.add(tell);
-    model.on("msg:custom", (content) => (content.type === "download" ? save(content) : change(model, content.changes)));
+    model.on("msg:custom", (content) => (content.type === "download" ? save(content) : follow(model, content.changes)));
     // JupyterLab's address is its own
     const leave = document.body.dataset.voila ? address(model) : () => {};
     return () => (memscapeHelp.told.delete(tell), leave());
