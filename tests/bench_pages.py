@@ -57,7 +57,7 @@ OPENING = """(() => {
     const empty = document.querySelector('#rendered_cells pre')?.textContent.trim() === "'ready'";
     const shown = document.querySelector('.answer .big') && document.querySelector('.noUi-handle');
     if (!usable && at.connected && (empty || shown)) { usable = true; painted('usable'); }
-    const charts = document.querySelectorAll('.memscape-chart > :is(.memscape-bars, :has(.main-svg))').length;
+    const charts = document.querySelectorAll('.memscape-chart > .memscape-bars').length;
     if (charts > drawn) { drawn = charts; painted('whole'); }
   };
   const watch = new MutationObserver(look);

@@ -19,7 +19,7 @@ LESSONS = [name for name in PAGES if name != "index"]
 SIZES = {"desktop": (1440, 900), "phone": (390, 844)}
 # how wide each chart that is seen was drawn, and the room that it has
 CHARTS = """() => [...document.querySelectorAll('.memscape-chart')].filter((box) => box.clientWidth)
-  .map((box) => [box.querySelector('.main-svg')?.width.baseVal.value ?? box.firstChild.scrollWidth, box.clientWidth])"""
+  .map((box) => [box.firstChild.scrollWidth, box.clientWidth])"""
 FAILED_CELL = "There was an error when executing cell"
 
 pytestmark = pytest.mark.browser
@@ -366,13 +366,33 @@ def test_lines_say_what_the_answer_says(visit):
         seen.tab.locator(".noUi-handle").first.press("ArrowRight")
 
 
-def test_plotly_is_fetched_where_a_chart_needs_it(visit):
-    """Issue: transferred bytes. Overview and KV cache draw all they show themselves; the map of What if is plotly's."""
-    for name, times in (("index", 0), ("03_kv_cache", 0), ("07_what_if", 1)):
-        seen, fetched = visit(), []
-        seen.tab.on("request", lambda request, found=fetched: found.append(request.url.endswith("/plotly.js")))
-        seen.open(name).tab.wait_for_load_state("networkidle")
-        assert fetched.count(True) == times, name
+def test_plotly_is_fetched_for_a_picture_alone(visit):
+    """Issue: transferred bytes. A page draws all that it shows; plotly.js comes when a picture is asked for."""
+    seen, fetched = visit(), []
+    seen.tab.on("request", lambda request: fetched.append(request.url.endswith("/plotly.js")))
+    seen.open("07_what_if").tab.wait_for_load_state("networkidle")
+    assert fetched.count(True) == 0
+    with seen.tab.expect_download():
+        seen.tab.locator("[aria-label='Save this chart as SVG']").first.click()
+    assert fetched.count(True) == 1
+
+
+def test_map_says_what_the_square_pointed_at_stands_for(visit):
+    """What a square says is what `ms.memory` says of its two inputs, in the first corner and in the last."""
+    seen = visit().open("07_what_if", "model=llama-3.1-8b&devices=1")
+    track = seen.tab.locator(".output-map .bar-track")
+    track.scroll_into_view_if_needed()
+    box = track.bounding_box()
+    found = []
+    for place in ({"x": 3, "y": box["height"] - 3}, {"x": box["width"] - 3, "y": 3}):
+        track.hover(position=place)
+        said = seen.tab.locator(".output-map .map-said").inner_text().splitlines()
+        tokens, sequences = (int(line.rpartition(": ")[2].replace(",", "")) for line in said[:2])
+        asked = ms.Inference(sequences=sequences, prompt_tokens=tokens, output_tokens=0)
+        total = float(f"{ms.memory(ms.model('llama-3.1-8b'), asked).total / 1e9:.3g}")
+        assert said[2] == f"{total:,.10g} GB"
+        found.append((tokens, sequences))
+    assert found[0] < found[1]
 
 
 def test_tables_of_a_lesson_stand_in_the_page_itself(server):

@@ -16,6 +16,11 @@ MOST = 40
 SHOWN = 40
 
 
+def served() -> bool:
+    """Return whether this kernel is one of Voilà's."""
+    return "VOILA_PREHEAT" in os.environ
+
+
 def awaited() -> bool:
     """Return whether this kernel was started ahead of its visitor, and learns the address only when one comes."""
     return os.environ.get("VOILA_PREHEAT") == "True"

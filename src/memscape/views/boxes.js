@@ -1,5 +1,5 @@
-// What a page draws itself, in the frame of its answer: bars that lie, tiles, lines. Each takes a plotly figure as it is
-// and reads what it needs; `layout.meta` says which kind it is.
+// What a page draws, in the frame of its answer. Each kind takes a plotly figure as it is and reads what it needs;
+// `layout.meta` says which kind it is.
 
 const STEPS = [1, 2, 2.5, 5, 10]; // an axis counts in one of these, times a power of ten
 const MOST_TICKS = 6;
@@ -11,7 +11,7 @@ function made(kind, name, style = {}, text = "") {
 }
 
 // as toLocaleString writes it, which takes the browser 14 ms when it is first asked
-const counted = (number) => String(+number.toFixed(3)).replace(/\B(?=(\d{3})+$)/g, ",");
+const counted = (number) => String(+number.toFixed(3)).replace(/\B(?=(\d{3})+$)/g, ",").replace("-", "−");
 const share = (part, whole) => `${((100 * part) / whole).toFixed(3)}%`;
 const lines = (words) => words.split("<br>").map((each) => each.replace(/<.*?>/g, ""));
 
@@ -28,30 +28,56 @@ function ticks(start, end) {
   return Array.from({ length: Math.floor(end / step) - first + 1 }, (_, place) => (first + place) * step);
 }
 
-// bars that lie: a row for each, with its name and its pieces; lines across all of them; an axis below
-function lying({ data: [{ x: sizes, y: rows, base, marker, hovertext, text }], layout: { xaxis, meta } }) {
-  const [start, last] = xaxis.range;
-  const width = (size) => share(size, last - start || 1);
-  const left = (place) => width(place - start);
-  const marks = ticks(start, last || 1);
-  const axis = made("div", "bar-axis");
-  for (const mark of marks) axis.append(made("span", "", { left: left(mark) }, counted(mark)));
-  axis.append(made("span", "bar-title", {}, xaxis.title.text));
-  const nodes = meta.rows.flatMap(([name, words]) => {
+// where a value stands on an axis, and how long a size is there
+function measured({ range: [start, last] }) {
+  const long = (size) => share(size, last - start || 1);
+  return [(value) => long(value - start), long];
+}
+
+const late = ({ range: [start, last] }, value) => (value - start > (last - start) / 2 ? "bar-late" : "");
+
+// rows below one another, each with its name, over one axis; `fill` puts into a row what it shows
+function rows(names, axis, edges, fill) {
+  const [left] = measured(axis);
+  const marks = ticks(axis.range[0], axis.range[1] || 1);
+  const below = made("div", "bar-axis");
+  for (const mark of marks) below.append(made("span", "", { left: left(mark) }, counted(mark)));
+  below.append(made("span", "bar-title", {}, axis.title.text));
+  const nodes = names.flatMap(([name, words], number) => {
     const track = made("div", "bar-track");
     for (const mark of marks) track.append(made("i", "bar-grid", { left: left(mark) }));
-    rows.forEach((row, k) => {
-      if (row !== name) return;
-      const place = { left: left(base[k]), width: width(sizes[k]), background: marker.color[k] };
-      const late = base[k] - start > (last - start) / 2;
-      const piece = track.appendChild(made("i", late ? "bar-piece bar-late" : "bar-piece", place));
-      piece.dataset.said = lines(hovertext[k]).join("\n");
-      if (text?.[k]) track.append(made("span", "bar-amount", { left: left(base[k] + sizes[k]) }, text[k]));
-    });
-    for (const edge of meta.edges) track.append(made("i", "bar-edge", { left: left(edge) }));
+    fill(track, name, number);
+    for (const edge of edges) track.append(made("i", "bar-edge", { left: left(edge) }));
     return [label(words), track];
   });
-  return [...nodes, made("span", ""), axis];
+  return [...nodes, made("span", ""), below];
+}
+
+// bars that lie, each of pieces
+function lying({ data: [{ x: sizes, y: names, base, marker, hovertext, text }], layout: { xaxis, meta } }) {
+  const [left, long] = measured(xaxis);
+  return rows(meta.rows, xaxis, meta.edges, (track, name) =>
+    names.forEach((each, k) => {
+      if (each !== name) return;
+      const place = { left: left(base[k]), width: long(sizes[k]), background: marker.color[k] };
+      const piece = track.appendChild(made("i", `bar-piece ${late(xaxis, base[k])}`, place));
+      piece.dataset.said = lines(hovertext[k]).join("\n");
+      if (text?.[k]) track.append(made("span", "bar-amount", { left: left(base[k] + sizes[k]) }, text[k]));
+    }),
+  );
+}
+
+// points, a row for each kind
+function pointed({ data, layout: { xaxis, meta } }) {
+  const [left] = measured(xaxis);
+  return rows(meta.rows, xaxis, meta.edges, (track, _, number) => {
+    const { x, hovertext, marker } = data[number];
+    x.forEach((value, k) => {
+      const place = { left: left(value), color: marker.color };
+      const point = track.appendChild(made("i", `row-point ${late(xaxis, value)}`, place));
+      point.dataset.said = hovertext[k];
+    });
+  });
 }
 
 // devices as tiles: the background of a row, repeated, is what each of its devices holds
@@ -122,20 +148,27 @@ function legend(data) {
   return node;
 }
 
+// an axis on the left and one below, with their marks, and what is drawn between them
+function plane(below, beside, across, up) {
+  const [names, track, axis] = ["line-names", "bar-track", "bar-axis"].map((name) => made("div", name));
+  for (const [left, words] of below) axis.append(made("span", "", { left }, words));
+  for (const [bottom, words] of beside) names.append(made("span", "", { bottom }, words));
+  axis.append(made("span", "bar-title", {}, across?.text ?? ""));
+  names.append(made("span", "line-title", {}, up?.text ?? ""));
+  return { track, nodes: [names, track, made("span", ""), axis] };
+}
+
 // lines over two logarithmic axes, and the point that is chosen
 function lined({ data, layout: { xaxis, yaxis } }) {
   const [across, up] = [xaxis, yaxis].map((axis) => (value) => along(axis, value));
-  const [track, axis, names] = ["bar-track", "bar-axis", "line-names"].map((name) => made("div", name));
-  xaxis.tickvals.forEach((mark, k) => {
-    track.append(made("i", "bar-grid", { left: share(across(mark), 1) }));
-    axis.append(made("span", "", { left: share(across(mark), 1) }, xaxis.ticktext[k]));
-  });
-  yaxis.tickvals.forEach((mark, k) => {
-    const place = { bottom: share(up(mark), 1) };
-    if (up(mark) < 0 || up(mark) > 1) return;
-    track.append(made("i", "line-grid", place));
-    names.append(made("span", "", place, yaxis.ticktext[k]));
-  });
+  const below = xaxis.tickvals.map((mark, k) => [share(across(mark), 1), xaxis.ticktext[k]]);
+  const beside = yaxis.tickvals
+    .map((mark, k) => [up(mark), yaxis.ticktext[k]])
+    .filter(([place]) => place >= 0 && place <= 1)
+    .map(([place, words]) => [share(place, 1), words]);
+  const { track, nodes } = plane(below, beside, xaxis.title);
+  for (const [left] of below) track.append(made("i", "bar-grid", { left }));
+  for (const [bottom] of beside) track.append(made("i", "line-grid", { bottom }));
   const points = data.filter((each) => each.marker && each.y[0] > 0);
   track.append(curves(data.filter((each) => !each.marker), across, up));
   for (const { x, y, marker } of points) {
@@ -143,17 +176,109 @@ function lined({ data, layout: { xaxis, yaxis } }) {
     track.append(made("i", "line-point", place));
   }
   track.append(...strips(data, across));
-  axis.append(made("span", "bar-title", {}, xaxis.title.text));
-  return [legend(data), names, track, made("span", ""), axis];
+  return [legend(data), ...nodes];
 }
 
-const KINDS = { bars: lying, tiles: tiled, lines: lined };
+// bars that stand, each of pieces, with words above some of them and a line that is not to be passed
+function standing({ data: [{ x, y: sizes, base, width, marker, hovertext }, words], layout: { xaxis, yaxis, shapes } }) {
+  const [[left, wide], [bottom, high]] = [measured(xaxis), measured(yaxis)];
+  const below = xaxis.tickvals.map((mark, k) => [left(mark), xaxis.ticktext[k]]);
+  const beside = ticks(...yaxis.range).map((mark) => [bottom(mark), counted(mark)]);
+  const { track, nodes } = plane(below, beside, xaxis.title, yaxis.title);
+  for (const [place] of beside) track.append(made("i", "line-grid", { bottom: place }));
+  x.forEach((place, k) => {
+    const across = { left: left(place - width / 2), width: wide(width), background: marker.color[k] };
+    const up = { bottom: bottom(base[k]), height: high(sizes[k]) };
+    const piece = track.appendChild(made("i", `bar-part ${late(xaxis, place)}`, { ...across, ...up }));
+    piece.dataset.said = lines(hovertext[k]).join("\n");
+  });
+  for (const { y0 } of shapes) track.append(made("i", "bar-limit", { bottom: bottom(y0) }));
+  words.x.forEach((place, k) => {
+    const node = label(words.text[k]);
+    node.className = "bar-word";
+    Object.assign(node.style, { left: left(place), bottom: bottom(words.y[k]) });
+    track.append(node);
+  });
+  return nodes;
+}
 
-function boxes(box, spec) {
-  const { kind, rows } = spec.layout.meta;
-  const heights = rows ? `repeat(${rows.length}, minmax(0, 1fr)) auto` : "auto minmax(0, 1fr) auto";
-  const grid = made("div", "memscape-bars", { gridTemplateRows: heights });
-  grid.append(...KINDS[kind](spec));
+// the colour of a place on a scale of colours
+function shade(scale, place) {
+  const next = scale.findIndex(([end], k) => k && place <= end && end > scale[k - 1][0]);
+  const [[start, from], [end, to]] = [scale[next - 1], scale[next]];
+  return `color-mix(in srgb, ${to} ${share(place - start, end - start)}, ${from})`;
+}
+
+// numbers that come packed
+function unpacked({ dtype, bdata }) {
+  const { buffer } = Uint8Array.from(atob(bdata), (each) => each.charCodeAt(0));
+  return dtype === "u1" ? new Uint8Array(buffer) : new Float32Array(buffer);
+}
+
+// the squares of a map as one path for each shade, and the lines over them; rows are counted from the bottom
+function squares({ z, zmax, colorscale }, [columns, rows], edges) {
+  const [shades, levels] = [Array.from({ length: zmax + 1 }, () => ""), unpacked(z)];
+  for (let row = 0; row < rows; row += 1)
+    for (let first = 0, next = 1; first < columns; first = next++) {
+      const level = levels[row * columns + first];
+      while (next < columns && levels[row * columns + next] === level) next += 1;
+      shades[level] += `M${first} ${rows - 1 - row}h${next - first}v1H${first}z`;
+    }
+  const filled = shades.map((d, level) => d && `<path d="${d}" style="fill: ${shade(colorscale, level / zmax)}"/>`);
+  const drawn = edges.map(({ x, y, line }) => {
+    const points = x.map((each, k) => [each + 0.5, rows - 0.5 - y[k]]);
+    const steps = points.map(([across, up], k) => {
+      if (!k || line.shape === "linear") return `${k ? "L" : "M"}${across} ${up}`;
+      return `H${across - 0.5}V${up}H${across}`;
+    });
+    const style = `fill: none; stroke: ${line.color}; stroke-width: ${line.width}`;
+    return `<path d="${steps.join("")}" style="${style}" vector-effect="non-scaling-stroke"/>`;
+  });
+  const node = made("div", "map-paths");
+  const box = `viewBox="0 0 ${columns} ${rows}" preserveAspectRatio="none"`;
+  node.innerHTML = `<svg ${box}>${filled.join("")}${drawn.join("")}</svg>`;
+  return node;
+}
+
+// what the square that is pointed at stands for
+function pointer(track, { xaxis, yaxis, meta: { across, up, held, unit } }) {
+  const [said, sizes] = [track.appendChild(made("span", "map-said")), unpacked(held)];
+  track.addEventListener("pointermove", ({ clientX, clientY }) => {
+    const box = track.getBoundingClientRect();
+    const column = Math.floor(((clientX - box.left) / box.width) * across.length);
+    const row = Math.floor(((box.bottom - clientY) / box.height) * up.length);
+    if (!(column in across && row in up)) return;
+    const size = sizes[row * across.length + column];
+    const where = `${xaxis.title.text}: ${counted(across[column])}\n${yaxis.title.text}: ${counted(up[row])}`;
+    said.textContent = `${where}\n${counted(+size.toPrecision(3))} ${unit}`;
+    said.style.left = `clamp(0px, ${share(column + 1, across.length)}, 100% - 14rem)`;
+    said.style.top = share(up.length - row, up.length);
+  });
+}
+
+// a map over two inputs: squares, the edge of what fits, the point that is chosen
+function mapped({ data: [cells, ...others], layout }) {
+  const { xaxis, yaxis, meta } = layout;
+  const [[left], [bottom]] = [measured(xaxis), measured(yaxis)];
+  const below = xaxis.tickvals.map((mark, k) => [left(mark), xaxis.ticktext[k]]);
+  const beside = yaxis.tickvals.map((mark, k) => [bottom(mark), yaxis.ticktext[k]]);
+  const { track, nodes } = plane(below, beside, xaxis.title, yaxis.title);
+  const counts = [meta.across.length, meta.up.length];
+  track.append(squares(cells, counts, others.filter(({ line }) => line)));
+  for (const { x, y, text } of others.filter(({ marker }) => marker))
+    track.append(made("span", "map-point", { left: left(x[0]), bottom: bottom(y[0]) }, text[0]));
+  pointer(track, layout);
+  return nodes;
+}
+
+const KINDS = { bars: lying, points: pointed, tiles: tiled, lines: lined, course: standing, map: mapped };
+
+function boxes(box, { layout, data }) {
+  if (!layout) return; // nothing to show yet
+  const { kind, rows } = layout.meta;
+  const above = kind === "lines" ? "auto " : "";
+  const heights = rows ? `repeat(${rows.length}, minmax(0, 1fr)) auto` : `${above}minmax(0, 1fr) auto`;
+  const grid = made("div", `memscape-bars of-${kind}`, { gridTemplateRows: heights });
+  grid.append(...KINDS[kind]({ data, layout }));
   box.replaceChildren(grid);
 }
-

@@ -1,4 +1,4 @@
-"""Chart: a plotly figure, given as a dict: bars, tiles and lines drawn by the page, all else by plotly.js."""
+"""Chart: a plotly figure, given as a dict, drawn by the page and handed out as a picture by plotly.js."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from memscape.views.together import AnyWidget
 class Chart(AnyWidget):
     """A chart that redraws when `spec` changes.
 
-    `spec` is a plotly figure as a dict; a colour may be a variable of the page, as "var(--part-weights)". `alt` says in
-    words what the chart shows. A figure with `layout.meta` (`figures.lying`, `figures.growth`, `devices.tiles`) is
-    drawn by the page itself, in the frame of the answer; plotly hands it out as a picture. Its script, which the
-    `plotly` package ships, comes from the page where Voilà serves it, else from this kernel, once.
+    `spec` is a plotly figure as a dict, of a kind that boxes.js draws, which `layout.meta` names; a colour may be a
+    variable of the page, as "var(--part-weights)". `alt` says in words what the chart shows. plotly makes a picture of
+    it when one is asked for: its script, which the `plotly` package ships, comes from the page where Voilà serves it,
+    else from this kernel, once.
     """
 
     _esm = "".join(Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("boxes.js", "chart.js"))

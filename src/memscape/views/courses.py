@@ -12,6 +12,8 @@ from memscape.views.text import GROUP_NAMES, PHASE_NAMES, ordered
 
 ENDS = (1, 1.5, 2, 3, 4, 5, 6, 8, 10)
 HEADROOM = 1.12  # room for the amount above the highest bar
+WIDTH = 0.94  # of a bar; neighbours in a pair are 1 apart
+EDGE = 0.6  # from the middle of the outer bars to the ends of the axis
 PLAIN = {"fixedrange": True, "showgrid": False, "zeroline": False}
 
 
@@ -55,15 +57,17 @@ def course(moments: Mapping[str, Breakdown], highest: Collection[int], pairs: Se
     marks = [(places[place], peak / scale, f"{units.amount(peak)}<br>▼") for place in highest]
     layout = {
         "barmode": "overlay",
-        "bargap": 0.06,
         "showlegend": False,
         "xaxis": PLAIN
-        | {"tickvals": _middles(places, 2), "ticktext": [*pairs], "autotickangles": [0, 90], "automargin": True},
+        | {"tickvals": _middles(places, 2), "ticktext": [*pairs], "autotickangles": [0, 90], "automargin": True}
+        | {"range": [-EDGE, places[-1] + EDGE]},
         "yaxis": _upwards(unit, end),
         "shapes": _limit(line / scale) if line else [],
         "margin": {"l": 50, "r": 12, "t": 26, "b": 30},
+        "meta": {"kind": "course"},
     }
-    return {"data": [stack(pieces, scale, upright=True), _words([*_steps(places, end), *marks])], "layout": layout}
+    bars = stack(pieces, scale, upright=True) | {"width": WIDTH}
+    return {"data": [bars, _words([*_steps(places, end), *marks])], "layout": layout}
 
 
 def in_sight(moments: Iterable[Breakdown], capacity: int) -> bool:
@@ -88,7 +92,7 @@ def _steps(places: Sequence[float], end: float) -> list[tuple[float, float, str]
 
 
 def _words(words: Sequence[tuple[float, float, str]]) -> Figure:
-    """Words above places of the chart; as points, since annotations take longer to draw."""
+    """Words above places of the chart."""
     return {
         "type": "scatter",
         "mode": "text",

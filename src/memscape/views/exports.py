@@ -21,6 +21,7 @@ import traitlets
 from memscape import units
 from memscape.breakdown import Breakdown, Quantity, Term
 from memscape.planner.advice import HARM, Change
+from memscape.views import address
 from memscape.views.looks import looks
 from memscape.views.text import name_of
 from memscape.views.together import AnyWidget, gathered
@@ -36,9 +37,14 @@ class Page(AnyWidget):
     """What is not seen of a page: its address, the parts that are open, the files it hands over, its look."""
 
     _esm = Path(__file__).with_name("page.js")
-    _css = STYLE_SHEET
     query = traitlets.Unicode("").tag(sync=True)
     opened: Any = traitlets.List(traitlets.Unicode()).tag(sync=True)
+
+    def __init__(self, **values: Any) -> None:
+        """Take the traits, and bring the style sheet where no page of Voilà has it: a second one costs every frame."""
+        if not address.served():
+            self._css = STYLE_SHEET.read_text(encoding="utf-8")
+        super().__init__(**values)
 
     @contextmanager
     def together(self) -> Iterator[None]:

@@ -66,7 +66,7 @@ def lying(
 ) -> Figure:
     """Return bars that lie, from top to bottom: `rows` has the words beside each; `edges` are lines across all.
 
-    The axis runs from `start` to `end`. `meta` is for boxes.js, which draws these, painted with the answer.
+    The axis runs from `start` to `end`. `meta` is for boxes.js, which draws all figures in the page.
     """
     names = [*rows]
     layout = {
@@ -128,10 +128,10 @@ def _edges(places: Sequence[float]) -> Figure:
     return {"type": "path", "path": path, "yref": "paper", "line": line}
 
 
-def groups(breakdown: Breakdown, unit: str) -> Figure:
-    """Return one bar that lies for each group of a breakdown, largest first."""
-    sums = dict(sorted(breakdown.by("group").items(), key=lambda item: -item[1]))
-    scale, label = units.scales()[1] if unit == "bytes" else _counts(breakdown.total)
+def groups(parameters: Breakdown) -> Figure:
+    """Return one bar that lies for each group of parameters, largest first."""
+    sums = dict(sorted(parameters.by("group").items(), key=lambda item: -item[1]))
+    scale, label = _counts(parameters.total)
     pieces = [
         Piece(name, size, f"group-{name}", f"{name_of(name)}: {size / scale:,.3f} {label}")
         for name, size in sums.items()
@@ -263,23 +263,28 @@ def stacked(ways: Mapping[str, Breakdown]) -> Figure:
 
 def errors(kinds: Mapping[str, Sequence[tuple[str, float]]]) -> Figure:
     """Return a point for each prediction: its error in percent, one row of points for each kind."""
-    rows = [
+    points = [
         {
             "type": "scatter",
             "mode": "markers",
             "x": [100 * error for _, error in found],
             "y": [name] * len(found),
-            "text": [what for what, _ in found],
             "marker": {"size": 10, "opacity": 0.6, "color": f"var(--series-{place})"},
-            "hovertemplate": "%{text}: %{x:+.2f} %<extra></extra>",
+            "hovertext": [f"{what}: {100 * error:+.2f} %" for what, error in found],
+            "hoverinfo": "text",
         }
         for place, (name, found) in enumerate(kinds.items())
     ]
-    off = {"nticks": 5, "rangemode": "normal", "zeroline": True, "zerolinecolor": "var(--ink)"}
+    off = [100 * error for found in kinds.values() for _, error in found]
+    low, high = min(0, *off), max(0, *off)
+    room = (high - low) / 20 or 1
+    across = {"nticks": 5, "zeroline": True, "zerolinecolor": "var(--ink)", "range": [low - room, high + room]}
+    up = {"automargin": True, "fixedrange": True, "ticksuffix": "  ", "range": [len(kinds) - 0.5, -0.5]}
     layout = {
-        "xaxis": _amounts("percent off") | off,
-        "yaxis": {"automargin": True, "fixedrange": True, "ticksuffix": "  "},
+        "xaxis": _amounts("percent off") | across,
+        "yaxis": up,
         "margin": MARGIN,
         "showlegend": False,
+        "meta": {"kind": "points", "rows": [(name, name) for name in kinds], "edges": [0]},
     }
-    return {"data": rows, "layout": layout}
+    return {"data": points, "layout": layout}

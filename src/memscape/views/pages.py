@@ -264,7 +264,7 @@ def _show_counted(seen: Counted) -> dict[str, Any]:
     )
     return {
         "answer": answer,
-        "groups": (figures.groups(seen.parameters, "parameters"), text.described(seen.parameters, "", "group")),
+        "groups": (figures.groups(seen.parameters), text.described(seen.parameters, "", "group")),
         "parts": f"<h2>Every tensor, counted</h2>{text.table(seen.parameters, 'group')}",
         "precisions": (figures.precisions(seen.sizes, seen.precision), text.listed(seen.sizes)),
         "weights": f"<h2>The same tensors in bytes</h2>{text.table(seen.weights, 'group')}",
