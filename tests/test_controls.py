@@ -142,7 +142,7 @@ def test_export_is_made_when_its_button_is_pressed_of_what_is_shown(monkeypatch)
 
 
 def test_widgets_of_a_page_share_what_they_look_like():
-    """Each style and layout is a message and an object more; a control that can be hidden has its own."""
+    """Each style and layout is a message and an object more; what is not shown shares one too."""
     opened = Opened("training")
     fields, rank = opened.fields.values(), opened.fields["lora_rank"].widget
     assert {id(each.widget.layout) for each in fields} == {id(opened.outputs["answer"].layout), id(rank.layout)}

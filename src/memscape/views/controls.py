@@ -15,7 +15,7 @@ import traitlets
 from memscape.problem import unknown
 from memscape.readers import LARGEST_CONFIG
 from memscape.views import address
-from memscape.views.looks import made, own_layout
+from memscape.views.looks import made, show
 from memscape.views.together import Html
 
 Options = Sequence[tuple[str, str]]
@@ -93,13 +93,11 @@ def text(name: str, label: str, most: int) -> Control:
 def shown_for(choice: Control, kinds: Mapping[str, Sequence[Control]]) -> None:
     """Show of the controls that belong to values of a choice those of the chosen value alone."""
     every = {field.name: field for fields in kinds.values() for field in fields}
-    for field in every.values():
-        own_layout(field.widget)
 
     def follow(_change: Any = None) -> None:
         mine = {field.name for field in kinds.get(choice.value, ())}
         for name, field in every.items():
-            field.widget.layout.display = None if name in mine else "none"
+            show(field.widget, name in mine)
 
     choice.widget.observe(follow, names="value")
     follow()

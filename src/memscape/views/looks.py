@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import ipywidgets as widgets
+import traitlets
 
 _SHARED: dict[type, Any] = {}
 
@@ -23,9 +24,15 @@ def looks(kind: Any) -> dict[str, Any]:
     return {name: _shared(kind.class_traits()[name].klass) for name in ("layout", "style") if hasattr(kind, name)}
 
 
-def own_layout(widget: Any) -> None:
-    """Give a widget a layout of its own, which others do not follow."""
-    widget.layout = widgets.Layout()
+def show(widget: Any, shown: bool) -> None:
+    """Show a widget, or not: what is not shown shares a layout too."""
+    widget.layout = _shared(widgets.Layout if shown else _Gone)
+
+
+class _Gone(widgets.Layout):  # type: ignore[misc]  # no types there
+    """The layout of what is not shown."""
+
+    display = traitlets.Unicode("none", allow_none=True).tag(sync=True)
 
 
 def _shared(kind: type) -> Any:
