@@ -105,9 +105,17 @@ def opened(url, name, query=""):
     return page
 
 
+def values(states):
+    """Return the HTML that a page shows, each with its classes, from the states of its widgets."""
+    said = [(each["_dom_classes"], each["value"]) for each in states.values() if each["_model_name"] == "HTMLModel"]
+    (page,) = [each["shown"] for each in states.values() if "shown" in each]
+    outputs = [each for each in page["outputs"].values() if each["kind"] == "html"]
+    return said + [(each["style"].split(), each["value"]) for each in outputs]
+
+
 def output(states, name):
     """Return what a page shows in its output of a name, from the states of its widgets."""
-    return next(state["value"] for state in states.values() if name in state.get("_dom_classes", []))
+    return next(value for classes, value in values(states) if name in classes)
 
 
 def framed(kind, content, channel="shell", file=None, **header):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from memscape.views import exports, loop, pages
-from memscape.views.charts import Chart
+from memscape.views import loop, pages
+from memscape.views.outputs import Chart, Page
 
 
 class Opened:
@@ -30,7 +30,7 @@ class Opened:
         self.fields = {field.name: field for field in found.fields}
         self.calculate, self.outputs, self.exports = found.calculate, found.outputs, found.exports
         self.results = list(self.outputs.values())
-        (self.state,) = [each for each in parts if isinstance(each, exports.Page)]
+        (self.state,) = [each for each in parts if isinstance(each, Page)]
         (self.said,) = [each for each in parts if "said" in each._dom_classes]
 
     @property

@@ -14,6 +14,7 @@ from opened import Opened
 import memscape as ms
 from memscape import tables
 from memscape.views import address, controls, exports, loop, text
+from memscape.views.outputs import Page
 
 
 def _halves(number, exact):
@@ -31,12 +32,13 @@ def opened(monkeypatch):
         fields = (controls.slider("number", "Number", (1, 2, 4, 8), 1), controls.switch("exact", "Exact", False))
         outputs = {"answer": controls.html("answer")}
         shown = loop.page(fields, _halves, lambda result: {"answer": f"<b>{result}</b>"}, outputs)
-        state, columns = shown.children
+        (columns,) = shown.children
+        settings, results = columns.children
         return (
             fields,
             outputs["answer"],
-            next(each for each in columns.children[0].children if "said" in each._dom_classes),
-            state,
+            next(each for each in settings.children if "said" in each._dom_classes),
+            results.children[-1],
         )
 
     return start
@@ -90,12 +92,12 @@ def test_address_keeps_what_other_pages_asked_and_drops_what_is_no_setting(opene
 
 def test_step_is_one_message_with_all_that_it_changes(opened, monkeypatch):
     """Kernel, server and page handle each message: of all outputs it is one, of those that changed."""
-    (number, _), answer, said, state = opened("number=2")
+    (number, _), answer, said, _ = opened("number=2")
     sent = []
-    monkeypatch.setattr(exports.Page, "send", lambda _page, content: sent.append(content))
+    monkeypatch.setattr(Page, "send", lambda _page, content: sent.append(content))
     number.widget.value = 8
-    changes = {answer.model_id: {"value": answer.value}, state.model_id: {"query": "number=8&exact=0&unit=GB"}}
-    assert sent == [{"type": "changes", "changes": changes}] and not said.value
+    outputs = {"answer": {"value": answer.value}}
+    assert sent == [{"type": "changes", "outputs": outputs, "query": "number=8&exact=0&unit=GB"}] and not said.value
 
 
 def test_page_without_a_link_leaves_the_address_alone(opened):
@@ -112,7 +114,7 @@ def test_unreadable_address_is_no_address(monkeypatch):
 
 def test_download_sends_the_text_to_the_browser_alone(monkeypatch):
     sent = []
-    page = exports.Page()
+    page = Page({}, [], str)
     monkeypatch.setattr(page, "send", sent.append)
     page.download("plan.csv", "a,b", "text/csv")
     assert sent == [{"type": "download", "name": "plan.csv", "text": "a,b", "kind": "text/csv"}]
@@ -126,26 +128,26 @@ def test_export_is_made_when_its_button_is_pressed_of_what_is_shown(monkeypatch)
     files = {"twice.csv": lambda result: made.append(result) or f"{2 * result}\n", "broken.json": lambda _: 1 / 0}
     outputs = {"answer": controls.html("answer")}
     shown = loop.page((field,), lambda number: number, lambda _: {"answer": "1"}, outputs, None, files)
-    _, columns = shown.children
-    monkeypatch.setattr(exports.Page, "download", lambda _page, *given: sent.append(given))
-    files = columns.children[1].children[-1]
+    (columns,) = shown.children
+    monkeypatch.setattr(Page, "download", lambda _page, *given: sent.append(given))
+    page = columns.children[1].children[-1]
     field.widget.value = 4
-    assert not made and files.names == ["twice.csv", "twice.json", "broken.json"]
-    files._handle_custom_msg({"name": "twice.csv"}, [])
+    assert not made and page.now()["files"] == ["twice.csv", "twice.json", "broken.json"]
+    page._handle_custom_msg({"name": "twice.csv"}, [])
     assert sent == [("twice.csv", "8\n", "text/csv")] and made == [4]
     for nonsense in ({"name": "../secret.csv"}, {"name": ["twice.csv"]}, "twice.csv", {}, None):
-        files._handle_custom_msg(nonsense, [])
-    files._handle_custom_msg({"name": "broken.json"}, [])
-    assert files.said == loop.FAILED and len(sent) == 1
-    files._handle_custom_msg({"name": "twice.csv"}, [])
-    assert not files.said and len(sent) == 2
+        page._handle_custom_msg(nonsense, [])
+    page._handle_custom_msg({"name": "broken.json"}, [])
+    assert page.said == loop.FAILED and len(sent) == 1
+    page._handle_custom_msg({"name": "twice.csv"}, [])
+    assert not page.said and len(sent) == 2
 
 
 def test_widgets_of_a_page_share_what_they_look_like():
     """Each style and layout is a message and an object more; what is not shown shares one too."""
     opened = Opened("training")
     fields, rank = opened.fields.values(), opened.fields["lora_rank"].widget
-    assert {id(each.widget.layout) for each in fields} == {id(opened.outputs["answer"].layout), id(rank.layout)}
+    assert {id(each.widget.layout) for each in fields} == {id(opened.state.layout), id(rank.layout)}
     sliders = [each.widget for each in fields if type(each.widget) is type(rank)]
     assert len(sliders) == 3 and len({id(each.style) for each in sliders}) == 1
     closed = rank.style
@@ -173,14 +175,14 @@ def test_what_takes_longer_follows_when_the_controls_have_come_to_rest():
         loop.page((field,), lambda number: number, lambda _: {"answer": "1"}, outputs, at_rest=later)
         for number in (2, 4, 8):
             field.widget.value = number
-        waited = made == [1] and "waits" in outputs["rest"]._dom_classes
+        waited = made == [1] and outputs["rest"].waits
         await asyncio.sleep(2 * loop.REST)
         return waited, made, outputs["rest"]
 
     with ThreadPoolExecutor(1) as beside:  # a browser that other tests keep has a loop in this thread
         waited, made, rest = beside.submit(lambda: asyncio.run(moved())).result()
     assert waited and made == [1, 8]
-    assert rest.value == "<p>8</p>" and "waits" not in rest._dom_classes
+    assert rest.value == "<p>8</p>" and not rest.waits
 
 
 FILES = {"answer.md", "terms.csv", "answer.json"}

@@ -11,7 +11,7 @@ from opened import Opened
 import memscape as ms
 from memscape import tables
 from memscape.views import loop, pages
-from memscape.views.charts import Chart
+from memscape.views.outputs import Chart
 
 MODELS = tables.by_key("models", "id")
 WORKS = dict.fromkeys(("cluster", "parallelism", "reality_check", "what_if"), ("serving", "training"))

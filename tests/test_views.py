@@ -30,8 +30,8 @@ from memscape.views import (
     text,
     training_pages,
 )
-from memscape.views.charts import Chart
 from memscape.views.formulas import mathml
+from memscape.views.outputs import Chart
 from memscape.workload import ENGINES
 
 STYLES = ROOT / "src" / "memscape" / "dashboard" / "share" / "jupyter" / "voila" / "templates" / "memscape" / "static"
@@ -139,11 +139,6 @@ def _said(text_of_page):
     return re.sub("<[^>]*>", "", text_of_page)
 
 
-def _shown(page, style):
-    """The HTML of the outputs of a class."""
-    return " ".join(each.value for each in page.results if style in each._dom_classes)
-
-
 @pytest.mark.parametrize("values", [
     {},
     {"attention": "eager", "micro_batch": 4, "sequence_tokens": 512},
@@ -171,7 +166,7 @@ def test_activations_page_says_the_exact_bytes(values):
     drawn = sum(size for row, size in zip(bar["y"], bar["x"], strict=True) if row == name)
     assert drawn * scale == pytest.approx(kept.total)
     for term in kept:
-        assert term.because in html.unescape(_shown(page, "output-tensors"))
+        assert term.because in html.unescape(page.outputs["tensors"].value)
     layers = by_layer(kept)
     assert sum(count * one.total for (_, count), one in layers.items()) == kept.total
 
@@ -194,7 +189,7 @@ def test_what_cannot_be_counted_is_left_out_with_a_word():
         page.set(sequence_tokens=512)
         page.set(model=model)
         assert not page.said.value
-        assert f"{missing} is not shown: " in _shown(page, "output-notes")
+        assert f"{missing} is not shown: " in page.outputs["notes"].value
 
 
 @pytest.mark.parametrize("values", [
@@ -228,7 +223,7 @@ def test_training_page_says_the_highest_moment(values):
         heights[place] = heights.get(place, 0) + size * scale
     assert [heights[place] for place in sorted(heights)] == pytest.approx([alive.total for alive in moments.values()])
     for alive in moments.values():
-        assert ms.units.amount(alive.total) in _shown(page, "output-moments")
+        assert ms.units.amount(alive.total) in page.outputs["moments"].value
     assert training_pages.MOMENTS[peak.notes[0].split()[4]] in page.answer
 
 
@@ -535,7 +530,7 @@ def test_stages_say_what_each_part_takes_on_them():
     """Issue: memory of every part on every stage, the stronger the shade, the more; the sum beside them."""
     page = Opened("parallelism", "model=llama-3.1-70b&tensor=8&pipeline=4")
     stages = page.seen.stages
-    head, *rows = re.findall("<tr>(.*?)</tr>", _shown(page, "output-stages"))
+    head, *rows = re.findall("<tr>(.*?)</tr>", page.outputs["stages"].value)
     parts = [part for part in text.PHASE_NAMES if any(stage.by("phase").get(part) for stage in stages)]
     assert [_said(cell) for cell in re.findall("<th.*?</th>", head)][4:] == [text.name_of(part) for part in parts]
     largest = max(size for stage in stages for size in stage.by("phase").values())

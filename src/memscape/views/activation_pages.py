@@ -14,7 +14,7 @@ from memscape.memory.rules_of_thumb import by_layer, two_tensors_a_layer
 from memscape.model import Model
 from memscape.problem import Problem
 from memscape.views import controls, courses, exports, figures, loop, scenario, tensors, text
-from memscape.views.charts import Chart
+from memscape.views.outputs import Chart
 from memscape.views.steps import Steps
 from memscape.workload import Training
 

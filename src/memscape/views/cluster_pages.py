@@ -16,8 +16,8 @@ from memscape.planner.plans import COLUMNS, candidates
 from memscape.problem import Problem
 from memscape.views import cluster_words as words
 from memscape.views import controls, devices, exports, figures, loop, scenario, text
-from memscape.views.charts import Chart
 from memscape.views.controls import Control
+from memscape.views.outputs import Chart
 from memscape.views.steps import Steps
 from memscape.workload import Inference, Training
 

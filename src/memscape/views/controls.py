@@ -16,7 +16,7 @@ from memscape.problem import unknown
 from memscape.readers import LARGEST_CONFIG
 from memscape.views import address
 from memscape.views.looks import made, show
-from memscape.views.together import Html
+from memscape.views.outputs import Html
 
 Options = Sequence[tuple[str, str]]
 
@@ -103,9 +103,9 @@ def shown_for(choice: Control, kinds: Mapping[str, Sequence[Control]]) -> None:
     follow()
 
 
-def html(style: str) -> Any:
+def html(style: str) -> Html:
     """Return a place for HTML; `style` names its classes, "answer" is the headline."""
-    return styled(made(Html), style)
+    return Html(style)
 
 
 def styled(widget: Any, style: str) -> Any:

@@ -1,4 +1,4 @@
-"""What is not seen of a page, and the files that it hands out: a button for each, its text made when it is pressed."""
+"""The files that a page hands out; the text of each is made when it is asked for."""
 
 from __future__ import annotations
 
@@ -6,77 +6,21 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from html import unescape
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
-
-import anywidget
-import traitlets
 
 from memscape import units
 from memscape.breakdown import Breakdown, Quantity, Term
 from memscape.planner.advice import HARM, Change
-from memscape.views import address
-from memscape.views.looks import looks
 from memscape.views.text import name_of
-from memscape.views.together import AnyWidget, gathered
 
 TRUTH = {"True": True, "False": False}
 Exports = Mapping[str, Callable[[Any], str]]
 KINDS = {"csv": "text/csv", "json": "application/json", "md": "text/markdown"}
-# one style sheet for cards and tables: Voilà links it, a notebook gets it with the widget
-STYLE_SHEET = Path(__file__).parents[1] / "dashboard/share/jupyter/voila/templates/memscape/static/cards.css"
-
-
-class Page(AnyWidget):
-    """What is not seen of a page: its address, the parts that are open, the files it hands over, its look."""
-
-    _esm = Path(__file__).with_name("page.js")
-    query = traitlets.Unicode("").tag(sync=True)
-    opened: Any = traitlets.List(traitlets.Unicode()).tag(sync=True)
-
-    def __init__(self, **values: Any) -> None:
-        """Take the traits, and bring the style sheet where no page of Voilà has it: a second one costs every frame."""
-        if not address.served():
-            self._css = STYLE_SHEET.read_text(encoding="utf-8")
-        super().__init__(**values)
-
-    @contextmanager
-    def together(self) -> Iterator[None]:
-        """Show in one message what changes meanwhile."""
-        with ExitStack() as after, gathered() as changes:
-            after.callback(lambda: changes and self.send({"type": "changes", "changes": changes}))
-            yield
-
-    def download(self, name: str, text: str, kind: str = "text/plain") -> None:
-        """Hand the reader a file; the browser makes it, the server keeps nothing."""
-        self.send({"type": "download", "name": name, "text": text, "kind": kind})
-
-
-class Files(anywidget.AnyWidget):
-    """A button for each file that a page hands out; its text is made when it is pressed."""
-
-    _esm = Path(__file__).with_name("files.js")
-    names: Any = traitlets.List().tag(sync=True)
-    said = traitlets.Unicode("").tag(sync=True)
-
-    def __init__(self, exports: Exports, hand_out: Callable[[str], str]) -> None:
-        """Take the files by name, and what hands one out by its name and returns why it could not."""
-        super().__init__(**looks(Files), names=[*exports])
-        self.exports, self.hand_out = exports, hand_out
-        self.add_class("card")
-        self.on_msg(self._asked)
-
-    def _asked(self, _widget: Any, content: Any, _buffers: Any) -> None:
-        """Hand out a file; a name that is none of ours is not answered."""
-        name = content.get("name") if type(content) is dict else None
-        if type(name) is str and name in self.exports:  # not `names`, which a page can set
-            self.said = self.hand_out(name)
 
 
 def kind_of(name: str) -> str:

@@ -30,7 +30,7 @@ from memscape.planner.advice import Change, on_layout
 from memscape.planner.advice import zero as zero_of
 from memscape.problem import Problem
 from memscape.views import controls, devices, exports, loop, scenario, text
-from memscape.views.charts import Chart
+from memscape.views.outputs import Chart
 from memscape.views.steps import Steps
 from memscape.workload import Inference, Training
 

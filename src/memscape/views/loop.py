@@ -25,11 +25,11 @@ from memscape import units
 from memscape.breakdown import Breakdown
 from memscape.problem import Problem
 from memscape.views import address
-from memscape.views.charts import Chart
-from memscape.views.controls import Control, Upload, choice, html, styled, text
-from memscape.views.exports import Answer, Exports, Files, Page, answer_files, kind_of, with_json
+from memscape.views.controls import Control, Upload, choice, styled, text
+from memscape.views.exports import Answer, Exports, answer_files, kind_of, with_json
 from memscape.views.folds import sent_for
 from memscape.views.looks import made
+from memscape.views.outputs import Chart, Html, Page
 
 Terms = Callable[[Any], Breakdown | Mapping[str, Breakdown]]
 Take = Callable[[str, int, bytes], None]
@@ -65,9 +65,7 @@ def page(
     the breakdown that the answer rests on, or several by name; it is then handed out in words, as a table, as data.
     `at_rest` are outputs that take longer than a slider may wait: they follow when the controls have come to rest.
     """
-    loop = Loop(fields, calculate, show, outputs, exports or {}, steps, at_rest or {})
-    files = answer_files(partial(loop.answer, terms)) if terms else {}
-    loop.exports = with_json(files | loop.exports)
+    loop = Loop(fields, calculate, show, outputs, exports or {}, steps, at_rest or {}, terms)
     laid_out = _laid_out(loop, upload and upload[0])
     loop.start()
     for field in loop.fields:
@@ -89,19 +87,23 @@ class Loop:
         exports: Exports,
         steps: Adapting | None,
         at_rest: Mapping[str, Callable[[Any], str]],
+        terms: Terms | None,
     ) -> None:
         """Take what `page` is given."""
         self.unit = replace(choice("unit", "Show memory in", UNITS, "GB"), passed=False)
         self.name = replace(text("name", "Name of this scenario", LONGEST_NAME), passed=False)
         self.fields, self.calculate, self.show = (*fields, self.unit, self.name), calculate, show
-        self.outputs = {"scenario": html("scenario-name"), **outputs}
-        self.exports, self.steps, self.result = dict(exports), steps, None
+        self.outputs: dict[str, Any] = {"scenario": Html("scenario-name"), **outputs}
+        for name in at_rest:
+            self.outputs[name].style += " at-rest"
+        files = answer_files(partial(self.answer, terms)) if terms else {}
+        self.exports, self.steps, self.result = with_json(files | dict(exports)), steps, None
         self.at_rest = at_rest
         self.waiting: asyncio.TimerHandle | None = None
         self.adapting = False
         self.asked: Mapping[str, str] = {}
-        self.memory, self.said = made(Page), html("said")
-        self.memory.observe(self.fill, names="opened")
+        self.page, self.said = Page(self.outputs, [*self.exports], self.hand_out), styled(made(widgets.HTML), "said")
+        self.page.observe(self.fill, names="opened")
 
     def start(self) -> None:
         """Show the first result: the address's settings, the usual ones if they cannot be used together.
@@ -123,6 +125,7 @@ class Loop:
         self.said.value = _alert(failed) or _status(remarks)
         if remarks:
             self.remember()
+        self.page.tell_all()
 
     def settings(self) -> dict[str, str]:
         """Return what every control is set to, as an address has it."""
@@ -132,10 +135,10 @@ class Loop:
         """Follow a control, and those that it moves: once for all of them."""
         if self.adapting:
             return
-        with self.memory.together():
-            moved = self.adapt()
-            self.said.value = _alert(self.attempt()) or _status(moved)
-            self.remember()
+        moved = self.adapt()
+        self.said.value = _alert(self.attempt()) or _status(moved)
+        self.remember()
+        self.page.tell()
 
     def adapt(self) -> list[str]:
         """Let sliders follow the other controls; return what is to be said of it."""
@@ -155,7 +158,7 @@ class Loop:
         """
         try:
             values = {field.name: field.value for field in self.fields if field.passed}
-            with units.shown_in(self.unit.value), sent_for(self.memory.opened):
+            with units.shown_in(self.unit.value), sent_for(self.page.opened):
                 result = self.calculate(**values)
                 shown = self.show(result)
         except Exception as failure:
@@ -172,12 +175,12 @@ class Loop:
         """Show the same result with what a reader has opened."""
         if self.result is None:
             return
-        with units.shown_in(self.unit.value), sent_for(self.memory.opened):
+        with units.shown_in(self.unit.value), sent_for(self.page.opened):
             shown = self.show(self.result)
-        with self.memory.together():
-            for name, value in shown.items():
-                if isinstance(value, str):
-                    _put(self.outputs[name], value)
+        for name, value in shown.items():
+            if isinstance(value, str):
+                _put(self.outputs[name], value)
+        self.page.tell()
 
     def finish_later(self) -> None:
         """Show what takes longer when nothing has moved for a moment; at once where nothing runs that could wait."""
@@ -188,24 +191,25 @@ class Loop:
         except RuntimeError:
             return self.finish()
         for name in self.at_rest:
-            self.outputs[name].add_class("waits")
+            self.outputs[name].waits = True
 
     def finish(self) -> None:
         """Show what takes longer."""
-        with self.memory.together(), units.shown_in(self.unit.value):
+        with units.shown_in(self.unit.value):
             for name, show in self.at_rest.items():
                 try:
                     self.outputs[name].value = show(self.result)
                 except Exception as failure:
                     self.outputs[name].value = _alert(_words(failure))
-                self.outputs[name].remove_class("waits")
+                self.outputs[name].waits = False
+        self.page.tell()
 
     def hand_out(self, name: str) -> str:
         """Give the reader a file of what is shown; return what there is to say if it cannot be made."""
         try:
             with units.shown_in(self.unit.value):
                 text = self.exports[name](self.result)
-            self.memory.download(name, text, kind_of(name))
+            self.page.download(name, text, kind_of(name))
         except Exception as failure:
             return _words(failure)
         return ""
@@ -220,7 +224,7 @@ class Loop:
 
     def remember(self) -> None:
         """Write the settings into the address."""
-        self.memory.query = urlencode(address.written(self.fields) | address.others(self.fields, self.asked))
+        self.page.query = urlencode(address.written(self.fields) | address.others(self.fields, self.asked))
 
 
 def _named(fields: Sequence[Control]) -> list[str]:
@@ -263,20 +267,18 @@ def _status(sentences: Sequence[str]) -> str:
 
 
 def _put(output: Any, value: Any) -> None:
-    """Give an output what it shows, in one message."""
+    """Give an output what it shows."""
     if isinstance(output, Chart):
-        with output.hold_sync():
-            output.spec, output.alt = value
+        output.spec, output.alt = value
     else:
         output.value = value
 
 
 def _laid_out(loop: Loop, upload: Upload | None) -> Any:
-    for name, output in loop.outputs.items():
-        styled(output, f"output-{name} at-rest" if name in loop.at_rest else f"output-{name}")
     first, *others = (field.widget for field in loop.fields)
     settings = made(widgets.VBox, children=[first, *([upload] if upload else []), loop.said, *others])
-    files = [Files(loop.exports, loop.hand_out)] if loop.exports else []
-    results = made(widgets.VBox, children=[*loop.outputs.values(), *files])
+    headlines = loop.page.headlines.items()
+    first_read = [styled(headline, f"output-{name} {loop.outputs[name].style}") for name, headline in headlines]
+    results = made(widgets.VBox, children=[*first_read, loop.page])
     columns = made(widgets.Box, children=[styled(settings, "controls"), styled(results, "results")])
-    return styled(made(widgets.VBox, children=[loop.memory, styled(columns, "columns")]), "memscape-page")
+    return styled(made(widgets.VBox, children=[styled(columns, "columns")]), "memscape-page")

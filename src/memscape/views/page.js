@@ -137,27 +137,27 @@ function help() {
 }
 
 // Browsers allow few changes of the address in a row, so it is written when a drag rests, and before the reader leaves.
-function address(model) {
-  let waiting = 0;
+function address() {
+  let [waiting, query] = [0, ""];
   const write = () => {
     clearTimeout(waiting);
     waiting = 0;
-    const query = model.get("query");
     history.replaceState(history.state, "", location.pathname + (query ? `?${query}` : "") + location.hash);
   };
   const flush = () => waiting && write();
-  const change = () => {
-    clearTimeout(waiting);
-    waiting = setTimeout(write, 150);
-  };
-  model.on("change:query", change);
   addEventListener("pagehide", flush);
   addEventListener("click", flush, true);
-  if (model.get("query")) change();
-  return () => {
+  const leave = () => {
     removeEventListener("pagehide", flush);
     removeEventListener("click", flush, true);
   };
+  const change = (now) => {
+    if (now === undefined || now === query) return;
+    query = now;
+    clearTimeout(waiting);
+    waiting = setTimeout(write, 150);
+  };
+  return { change, leave };
 }
 
 function save({ name, text, kind }) {
@@ -168,25 +168,42 @@ function save({ name, text, kind }) {
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 }
 
-// one message says what a step changes of all widgets; one after the other, else the charts are drawn before the answer
-async function follow(model, changes) {
-  for (const [id, state] of Object.entries(changes)) {
-    const changed = await model.widget_manager.get_model(id);
-    changed.set_state(state);
-  }
-}
-
-export default {
-  initialize({ model }) {
-    globalThis.memscapeHelp ??= help();
-    const tell = (open) => (model.set("opened", open), model.save_changes());
-    memscapeHelp.told.add(tell);
-    model.on("msg:custom", (content) => (content.type === "download" ? save(content) : follow(model, content.changes)));
-    // JupyterLab's address is its own
-    const leave = document.body.dataset.voila ? address(model) : () => {};
-    return () => (memscapeHelp.told.delete(tell), leave());
-  },
-  render({ el }) {
-    el.style.display = "none";
-  },
+export default () => {
+  const columns = new Set();
+  let shown = {}; // all that the page shows now
+  return {
+    initialize({ model }) {
+      globalThis.memscapeHelp ??= help();
+      const tell = (open) => (model.set("opened", open), model.save_changes());
+      memscapeHelp.told.add(tell);
+      // JupyterLab's address is its own
+      const { change, leave } = document.body.dataset.voila ? address() : { change() {}, leave() {} };
+      const take = () => {
+        shown = model.get("shown");
+        change(shown.query);
+        for (const each of columns) each.show(shown);
+      };
+      const follow = async ({ outputs = {}, ...rest }) => {
+        for (const [name, id] of Object.entries(shown.headlines))
+          if (outputs[name]) (await model.widget_manager.get_model(id)).set_state(outputs[name]);
+        for (const [name, state] of Object.entries(outputs)) Object.assign(shown.outputs[name], state);
+        Object.assign(shown, rest);
+        for (const each of columns) each.change({ outputs, ...rest });
+        change(rest.query);
+      };
+      model.on("change:shown", take);
+      model.on("msg:custom", (content) => {
+        if (content.type === "download") save(content);
+        if (content.type === "changes") follow(content);
+      });
+      take();
+      return () => (memscapeHelp.told.delete(tell), leave());
+    },
+    render({ model, el }) {
+      const own = column(el, model);
+      columns.add(own);
+      own.show(shown);
+      return () => columns.delete(own);
+    },
+  };
 };

@@ -16,7 +16,7 @@ from memscape.memory.weights import quantised_groups, title
 from memscape.model import Model, scaled
 from memscape.planner.advice import Change, tried, ways
 from memscape.views import controls, exports, figures, loop, scenario, text
-from memscape.views.charts import Chart
+from memscape.views.outputs import Chart
 from memscape.views.steps import Steps
 from memscape.workload import Inference
 

@@ -17,9 +17,9 @@ from memscape.reality.claims import VERDICTS
 from memscape.reality.measured import measured
 from memscape.views import controls, exports, figures, loop, scenario, text
 from memscape.views import reality_words as words
-from memscape.views.charts import Chart
 from memscape.views.controls import Control
 from memscape.views.folds import fold
+from memscape.views.outputs import Chart
 from memscape.views.steps import Steps
 from memscape.workload import Inference, Training
 

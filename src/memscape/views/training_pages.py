@@ -16,7 +16,7 @@ from memscape.memory.training_states import check
 from memscape.model import Model
 from memscape.planner.advice import Change, on_one
 from memscape.views import controls, courses, exports, figures, loop, scenario, text
-from memscape.views.charts import Chart
+from memscape.views.outputs import Chart
 from memscape.views.steps import Steps
 from memscape.workload import Training
 

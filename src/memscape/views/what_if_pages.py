@@ -17,7 +17,7 @@ from memscape.planner import layout_of
 from memscape.planner.scenarios import Scenario, changes, most, surface
 from memscape.views import controls, loop, scenario, text, what_if_figures
 from memscape.views import what_if_words as words
-from memscape.views.charts import Chart
+from memscape.views.outputs import Chart
 from memscape.views.steps import Steps
 from memscape.views.what_if_controls import AXES, FIELDS, SAME, Axes, changed, fields
 from memscape.views.what_if_exports import fitting_csv, map_csv, scenarios_csv, scenarios_json

@@ -1,4 +1,4 @@
-// Keeps a chart in step with its data (boxes.js draws it), and hands it out as a picture, which plotly makes.
+// A chart as a picture, which plotly makes.
 
 const NARROW = 420; // pixels across a chart on a phone, where amounts below it would run into each other
 
@@ -56,11 +56,11 @@ function axis(given, ask) {
 }
 
 // on the card's ground, since a picture stands on any paper
-function figure(box, model) {
+function figure(box, spec) {
   const style = getComputedStyle(box);
   const ask = (name) => style.getPropertyValue(`--${name}`).trim() || style.color;
-  const { data, layout } = coloured(model.get("spec"), ask);
-  const [width, height] = [box.clientWidth, model.get("height")];
+  const { data, layout } = coloured(spec, ask);
+  const [width, height] = [box.clientWidth, box.clientHeight];
   const ground = { paper_bgcolor: ask("card"), plot_bgcolor: "rgba(0,0,0,0)", width, height };
   const axes = {
     xaxis: { ...axis(layout.xaxis, ask), ...(width < NARROW && layout.xaxis.nticks ? { nticks: 4 } : {}) },
@@ -69,7 +69,8 @@ function figure(box, model) {
   return { data, layout: { font: { family: style.fontFamily, size: 14, color: ask("ink") }, ...layout, ...axes, ...ground } };
 }
 
-function pictures(box, model) {
+// buttons beside a chart; `shown` gives the figure that it shows now
+function pictures(box, shown, model) {
   const row = document.createElement("div");
   row.className = "memscape-pictures";
   const said = row.appendChild(document.createElement("span"));
@@ -78,7 +79,7 @@ function pictures(box, model) {
     const button = Object.assign(document.createElement("button"), { type: "button", textContent: format.toUpperCase() });
     button.setAttribute("aria-label", `Save this chart as ${format.toUpperCase()}`);
     button.addEventListener("click", async () => {
-      const drawn = figure(box, model);
+      const drawn = figure(box, shown());
       const { width, height } = drawn.layout;
       const filename = document.title.replace(/\W+/g, "-");
       try {
@@ -94,19 +95,3 @@ function pictures(box, model) {
   }
   return row;
 }
-
-export default {
-  render({ model, el }) {
-    const box = document.createElement("div");
-    box.className = "memscape-chart";
-    box.setAttribute("role", "img");
-    const describe = () => box.setAttribute("aria-label", model.get("alt") || "chart");
-    const size = () => (box.style.height = `${model.get("height")}px`);
-    const show = () => boxes(box, model.get("spec"));
-    for (const each of [describe, size, show]) each();
-    model.on("change:alt", describe);
-    model.on("change:height", size);
-    model.on("change:spec", show);
-    el.append(box, pictures(box, model));
-  },
-};
