@@ -8,6 +8,7 @@ import io
 import json
 from concurrent.futures import ThreadPoolExecutor
 
+import ipywidgets
 import pytest
 from opened import Opened
 
@@ -98,6 +99,20 @@ def test_step_is_one_message_with_all_that_it_changes(opened, monkeypatch):
     number.widget.value = 8
     outputs = {"answer": {"value": answer.value}}
     assert sent == [{"type": "changes", "outputs": outputs, "query": "number=8&exact=0&unit=GB"}] and not said.value
+
+
+def test_front_end_that_is_there_first_is_told_all(opened, monkeypatch):
+    """JupyterLab follows the messages from the first on, and asks for no state: they have words, classes and outputs."""
+    heard = {}
+
+    def note(widget, message, buffers=None):
+        heard.setdefault(id(widget), {}).update(message.get("state", {}))
+
+    monkeypatch.setattr(ipywidgets.Widget, "_send", note)
+    _, answer, _, state = opened("number=2")
+    headline = heard[id(state.headlines["answer"])]
+    assert headline["value"] == answer.value and "output-answer" in headline["_dom_classes"]
+    assert heard[id(state)]["shown"]["outputs"]["answer"]["value"] == answer.value
 
 
 def test_page_without_a_link_leaves_the_address_alone(opened):

@@ -58,7 +58,9 @@ class Headline(widgets.HTML):  # type: ignore[misc]  # no types there
     """What is read first: a stock widget, which is shown before there is a script of ours. The page tells of it."""
 
     def send_state(self, key: Any = None) -> None:
-        """Leave it to the page."""
+        """Leave it to the page to tell the words."""
+        if key != "value":
+            super().send_state(key)
 
     def tell(self) -> None:
         """Say what it is, also to a front end that is only now being made."""
