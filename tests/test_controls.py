@@ -102,7 +102,7 @@ def test_step_is_one_message_with_all_that_it_changes(opened, monkeypatch):
 
 
 def test_front_end_that_is_there_first_is_told_all(opened, monkeypatch):
-    """JupyterLab follows the messages from the first on, and asks for no state: they have words, classes and outputs."""
+    """JupyterLab follows messages from the first on, and asks for no state: words, classes and outputs are in them."""
     heard = {}
 
     def note(widget, message, buffers=None):

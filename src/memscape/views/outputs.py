@@ -91,7 +91,8 @@ class Page(anywidget.AnyWidget):
 
     def now(self) -> dict[str, Any]:
         """Return all that a front end is to show."""
-        return {**self._state(), "files": self.files, "headlines": self._headlines()}
+        models = {name: headline.model_id for name, headline in self.headlines.items()}
+        return {**self._state(), "files": self.files, "headlines": models}
 
     def tell(self) -> None:
         """Say what has changed since this was said last."""
@@ -100,16 +101,15 @@ class Page(anywidget.AnyWidget):
         if "outputs" in changes:
             moved = _changed(before["outputs"], changes["outputs"])
             changes["outputs"] = {name: _changed(before["outputs"][name], state) for name, state in moved.items()}
-            for name, headline in self.headlines.items():
-                headline.value = self.told["outputs"][name]["value"]
         if changes:
+            self._head()
             self.send({"type": "changes", **changes})
 
     def tell_all(self) -> None:
         """Say all, also to a front end that is only now being made."""
         self.told = self._state()
-        for name, headline in self.headlines.items():
-            headline.value = self.told["outputs"][name]["value"]
+        self._head()
+        for headline in self.headlines.values():
             headline.tell()
         self.send_state("shown")
 
@@ -121,9 +121,9 @@ class Page(anywidget.AnyWidget):
         outputs = {name: output.state() for name, output in self.outputs.items()}
         return {"outputs": outputs, "query": self.query, "said": self.said}
 
-    def _headlines(self) -> dict[str, str]:
-        """The names of their models."""
-        return {name: headline.model_id for name, headline in self.headlines.items()}
+    def _head(self) -> None:
+        for name, headline in self.headlines.items():
+            headline.value = self.told["outputs"][name]["value"]
 
     def _asked(self, _widget: Any, content: Any, _buffers: Any) -> None:
         """Hand out a file, or plotly.js to a page that has none; a name that is none of ours is not answered."""
