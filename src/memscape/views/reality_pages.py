@@ -59,6 +59,7 @@ def reality_check() -> Any:
     fields: tuple[Control, ...] = (models.control, work, *serving, *training, verdict, published)
     outputs = {
         "answer": controls.html("answer"),
+        "rules_words": controls.html("caption"),
         "rules": Chart(height=330),
         "table": controls.html("card"),
         "claims": controls.html("card"),
@@ -95,8 +96,10 @@ def _show(seen: Compared) -> dict[str, Any]:
     found = measured(seen.published)
     return {
         "answer": _answer(seen),
+        "rules_words": "<h2>What each rule counts</h2><p>The memory that common rules give, beside the exact one.</p>"
+        f"{text.legend(bars.values())}",
         "rules": (figures.stacked(bars), "; ".join(text.described(each, name) for name, each in bars.items())),
-        "table": f"<h2>What each rule gets wrong</h2>{text.legend(bars.values())}{_rules(seen)}",
+        "table": f"<h2>What each rule gets wrong</h2>{_rules(seen)}",
         "claims": f"<h2>An article of 2024, claim by claim</h2>{words.claims_by_section(seen.verdict)}",
         "errors_words": f"<h2>Published figures</h2><p>Shown: {KINDS[seen.published]}. Nothing is fitted to them. Each "
         "point is one of them: how far the prediction is above or below what was published.</p>",
