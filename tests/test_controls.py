@@ -15,7 +15,7 @@ from opened import Opened
 import memscape as ms
 from memscape import tables
 from memscape.views import address, controls, exports, loop, text
-from memscape.views.outputs import Page
+from memscape.views.outputs import Html, Page
 
 
 def _halves(number, exact):
@@ -31,7 +31,7 @@ def opened(monkeypatch):
     def start(query=""):
         monkeypatch.setenv("QUERY_STRING", query)
         fields = (controls.slider("number", "Number", (1, 2, 4, 8), 1), controls.switch("exact", "Exact", False))
-        outputs = {"answer": controls.html("answer")}
+        outputs = {"answer": Html("answer")}
         shown = loop.page(fields, _halves, lambda result: {"answer": f"<b>{result}</b>"}, outputs)
         (columns,) = shown.children
         settings, results = columns.children
@@ -141,7 +141,7 @@ def test_export_is_made_when_its_button_is_pressed_of_what_is_shown(monkeypatch)
     made, sent = [], []
     field = controls.slider("number", "Number", (1, 2, 4), 1)
     files = {"twice.csv": lambda result: made.append(result) or f"{2 * result}\n", "broken.json": lambda _: 1 / 0}
-    outputs = {"answer": controls.html("answer")}
+    outputs = {"answer": Html("answer")}
     shown = loop.page((field,), lambda number: number, lambda _: {"answer": "1"}, outputs, None, files)
     (columns,) = shown.children
     monkeypatch.setattr(Page, "download", lambda _page, *given: sent.append(given))
@@ -185,7 +185,7 @@ def test_what_takes_longer_follows_when_the_controls_have_come_to_rest():
 
     async def moved():
         field, made = controls.slider("number", "Number", (1, 2, 4, 8), 1), []
-        outputs = {"answer": controls.html("answer"), "rest": controls.html("card")}
+        outputs = {"answer": Html("answer"), "rest": Html("card")}
         later = {"rest": lambda result: made.append(result) or f"<p>{result}</p>"}
         loop.page((field,), lambda number: number, lambda _: {"answer": "1"}, outputs, at_rest=later)
         for number in (2, 4, 8):

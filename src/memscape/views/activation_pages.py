@@ -14,7 +14,7 @@ from memscape.memory.rules_of_thumb import by_layer, two_tensors_a_layer
 from memscape.model import Model
 from memscape.problem import Problem
 from memscape.views import controls, courses, exports, figures, loop, scenario, tensors, text
-from memscape.views.outputs import Chart
+from memscape.views.outputs import Chart, Html
 from memscape.views.steps import Steps
 from memscape.workload import Training
 
@@ -60,14 +60,14 @@ def activations() -> Any:
         controls.switch("dropout", "Dropout at the rates of the config", True),
     )
     outputs = {
-        "answer": controls.html("answer"),
-        "asked": controls.html("caption"),
+        "answer": Html("answer"),
+        "asked": Html("caption"),
         "ways": Chart(height=330),
-        "differ": controls.html("card"),
-        "longer": controls.html("caption"),
+        "differ": Html("card"),
+        "longer": Html("caption"),
         "growth": Chart(height=400),
-        "tensors": controls.html("card"),
-        "notes": controls.html("card quiet"),
+        "tensors": Html("card"),
+        "notes": Html("card quiet"),
     }
     files = {"ways.csv": _ways_csv, "lengths.csv": _lengths_csv}
     return loop.page(

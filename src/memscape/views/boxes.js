@@ -28,6 +28,15 @@ function ticks(start, end) {
   return Array.from({ length: Math.floor(end / step) - first + 1 }, (_, place) => (first + place) * step);
 }
 
+// a node that says something when it is pointed at
+function saying(node, words) {
+  node.dataset.said = lines(words).join("\n");
+  return node;
+}
+
+// the marks of an axis: where each stands, and its words
+const marked = ({ tickvals, ticktext }, at) => tickvals.map((mark, k) => [at(mark), ticktext[k]]);
+
 // where a value stands on an axis, and how long a size is there
 function measured({ range: [start, last] }) {
   const long = (size) => share(size, last - start || 1);
@@ -60,8 +69,7 @@ function lying({ data: [{ x: sizes, y: names, base, marker, hovertext, text }], 
     names.forEach((each, k) => {
       if (each !== name) return;
       const place = { left: left(base[k]), width: long(sizes[k]), background: marker.color[k] };
-      const piece = track.appendChild(made("i", `bar-piece ${late(xaxis, base[k])}`, place));
-      piece.dataset.said = lines(hovertext[k]).join("\n");
+      track.append(saying(made("i", `bar-piece ${late(xaxis, base[k])}`, place), hovertext[k]));
       if (text?.[k]) track.append(made("span", "bar-amount", { left: left(base[k] + sizes[k]) }, text[k]));
     }),
   );
@@ -74,8 +82,7 @@ function pointed({ data, layout: { xaxis, meta } }) {
     const { x, hovertext, marker } = data[number];
     x.forEach((value, k) => {
       const place = { left: left(value), color: marker.color };
-      const point = track.appendChild(made("i", `row-point ${late(xaxis, value)}`, place));
-      point.dataset.said = hovertext[k];
+      track.append(saying(made("i", `row-point ${late(xaxis, value)}`, place), hovertext[k]));
     });
   });
 }
@@ -98,8 +105,7 @@ function tiled({ data: [{ y: sizes, base, marker, hovertext }], layout: { xaxis,
     const layers = [`90deg, ${sides}`, `${ends}`, `to top, ${held}`].map((each) => `linear-gradient(${each})`);
     const size = `${100 / meta.tiles}% 100%`;
     const row = made("div", "tile-row", { backgroundImage: layers.join(", "), backgroundSize: size });
-    row.dataset.said = lines(hovertext[mine[0]]).join("\n");
-    return [label(words), row];
+    return [label(words), saying(row, hovertext[mine[0]])];
   });
   return [...nodes, made("span", ""), made("div", "tile-title", {}, xaxis.title.text)];
 }
@@ -161,9 +167,8 @@ function plane(below, beside, across, up) {
 // lines over two logarithmic axes, and the point that is chosen
 function lined({ data, layout: { xaxis, yaxis } }) {
   const [across, up] = [xaxis, yaxis].map((axis) => (value) => along(axis, value));
-  const below = xaxis.tickvals.map((mark, k) => [share(across(mark), 1), xaxis.ticktext[k]]);
-  const beside = yaxis.tickvals
-    .map((mark, k) => [up(mark), yaxis.ticktext[k]])
+  const below = marked(xaxis, (mark) => share(across(mark), 1));
+  const beside = marked(yaxis, up)
     .filter(([place]) => place >= 0 && place <= 1)
     .map(([place, words]) => [share(place, 1), words]);
   const { track, nodes } = plane(below, beside, xaxis.title);
@@ -182,15 +187,14 @@ function lined({ data, layout: { xaxis, yaxis } }) {
 // bars that stand, each of pieces, with words above some of them and a line that is not to be passed
 function standing({ data: [{ x, y: sizes, base, width, marker, hovertext }, words], layout: { xaxis, yaxis, shapes } }) {
   const [[left, wide], [bottom, high]] = [measured(xaxis), measured(yaxis)];
-  const below = xaxis.tickvals.map((mark, k) => [left(mark), xaxis.ticktext[k]]);
+  const below = marked(xaxis, left);
   const beside = ticks(...yaxis.range).map((mark) => [bottom(mark), counted(mark)]);
   const { track, nodes } = plane(below, beside, xaxis.title, yaxis.title);
   for (const [place] of beside) track.append(made("i", "line-grid", { bottom: place }));
   x.forEach((place, k) => {
     const across = { left: left(place - width / 2), width: wide(width), background: marker.color[k] };
     const up = { bottom: bottom(base[k]), height: high(sizes[k]) };
-    const piece = track.appendChild(made("i", `bar-part ${late(xaxis, place)}`, { ...across, ...up }));
-    piece.dataset.said = lines(hovertext[k]).join("\n");
+    track.append(saying(made("i", `bar-part ${late(xaxis, place)}`, { ...across, ...up }), hovertext[k]));
   });
   for (const { y0 } of shapes) track.append(made("i", "bar-limit", { bottom: bottom(y0) }));
   words.x.forEach((place, k) => {
@@ -260,8 +264,7 @@ function pointer(track, { xaxis, yaxis, meta: { across, up, held, unit } }) {
 function mapped({ data: [cells, ...others], layout }) {
   const { xaxis, yaxis, meta } = layout;
   const [[left], [bottom]] = [measured(xaxis), measured(yaxis)];
-  const below = xaxis.tickvals.map((mark, k) => [left(mark), xaxis.ticktext[k]]);
-  const beside = yaxis.tickvals.map((mark, k) => [bottom(mark), yaxis.ticktext[k]]);
+  const [below, beside] = [marked(xaxis, left), marked(yaxis, bottom)];
   const { track, nodes } = plane(below, beside, xaxis.title, yaxis.title);
   const counts = [meta.across.length, meta.up.length];
   track.append(squares(cells, counts, others.filter(({ line }) => line)));

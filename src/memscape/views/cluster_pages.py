@@ -17,7 +17,7 @@ from memscape.problem import Problem
 from memscape.views import cluster_words as words
 from memscape.views import controls, devices, exports, figures, loop, scenario, text
 from memscape.views.controls import Control
-from memscape.views.outputs import Chart
+from memscape.views.outputs import Chart, Html
 from memscape.views.steps import Steps
 from memscape.workload import Inference, Training
 
@@ -101,17 +101,17 @@ def _training(legal: Steps) -> tuple[Control, ...]:
 
 def _outputs() -> dict[str, Any]:
     return {
-        "answer": controls.html("answer"),
-        "bar_words": controls.html("caption"),
+        "answer": Html("answer"),
+        "bar_words": Html("caption"),
         "bar": Chart(height=150),
-        "summary": controls.html("card"),
-        "advice": controls.html("card"),
-        "offers": controls.html("card"),
-        "plan": controls.html("card"),
-        "tiles_words": controls.html("caption"),
+        "summary": Html("card"),
+        "advice": Html("card"),
+        "offers": Html("card"),
+        "plan": Html("card"),
+        "tiles_words": Html("caption"),
         "tiles": Chart(height=300),
-        "bill": controls.html("card"),
-        "notes": controls.html("card quiet"),
+        "bill": Html("card"),
+        "notes": Html("card quiet"),
     }
 
 

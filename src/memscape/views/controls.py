@@ -16,7 +16,6 @@ from memscape.problem import unknown
 from memscape.readers import LARGEST_CONFIG
 from memscape.views import address
 from memscape.views.looks import made, show
-from memscape.views.outputs import Html
 
 Options = Sequence[tuple[str, str]]
 
@@ -101,11 +100,6 @@ def shown_for(choice: Control, kinds: Mapping[str, Sequence[Control]]) -> None:
 
     choice.widget.observe(follow, names="value")
     follow()
-
-
-def html(style: str) -> Html:
-    """Return a place for HTML; `style` names its classes, "answer" is the headline."""
-    return Html(style)
 
 
 def styled(widget: Any, style: str) -> Any:

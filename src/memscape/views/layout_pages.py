@@ -30,7 +30,7 @@ from memscape.planner.advice import Change, on_layout
 from memscape.planner.advice import zero as zero_of
 from memscape.problem import Problem
 from memscape.views import controls, devices, exports, loop, scenario, text
-from memscape.views.outputs import Chart
+from memscape.views.outputs import Chart, Html
 from memscape.views.steps import Steps
 from memscape.workload import Inference, Training
 
@@ -120,16 +120,16 @@ def _stages_csv(seen: Spread) -> str:
 
 def _outputs() -> dict[str, Any]:
     return {
-        "answer": controls.html("answer"),
-        "tiles_words": controls.html("caption"),
+        "answer": Html("answer"),
+        "tiles_words": Html("caption"),
         "tiles": Chart(height=430),
-        "advice": controls.html("card"),
-        "stages": controls.html("card"),
-        "parts": controls.html("card"),
-        "sent_words": controls.html("caption"),
+        "advice": Html("card"),
+        "stages": Html("card"),
+        "parts": Html("card"),
+        "sent_words": Html("caption"),
         "sent": Chart(height=230),
-        "traffic": controls.html("card"),
-        "notes": controls.html("card quiet"),
+        "traffic": Html("card"),
+        "notes": Html("card quiet"),
     }
 
 

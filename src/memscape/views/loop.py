@@ -1,11 +1,11 @@
 """The page loop: read every control, calculate once, show once.
 
     fields = (slider("tokens", "Tokens", (1024, 2048), 1024), switch("tied", "Tied head", True))
-    outputs = {"answer": html("answer"), "chart": Chart(height=300)}
+    outputs = {"answer": Html("answer"), "chart": Chart(height=300)}
     page(fields, calculate, show, outputs)
 
 `calculate(**values)` gets each control's value by its name; `show(result)` returns what the outputs hold: HTML for
-`html`, a figure and its words for a Chart. State lives in the controls alone.
+`Html`, a figure and its words for a Chart. State lives in the controls alone.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ class Loop:
         if self.waiting:
             self.waiting.cancel()
         try:
-            self.waiting = asyncio.get_running_loop().call_later(REST, self.finish) if self.at_rest else None
+            self.waiting = asyncio.get_running_loop().call_later(REST, self.rested) if self.at_rest else None
         except RuntimeError:
             return self.finish()
         for name in self.at_rest:
@@ -202,6 +202,10 @@ class Loop:
                 except Exception as failure:
                     self.outputs[name].value = _alert(_words(failure))
                 self.outputs[name].waits = False
+
+    def rested(self) -> None:
+        """Show what takes longer, and say so: nothing else does then."""
+        self.finish()
         self.page.tell()
 
     def hand_out(self, name: str) -> str:

@@ -16,7 +16,7 @@ from memscape.memory.weights import quantised_groups, title
 from memscape.model import Model, scaled
 from memscape.planner.advice import Change, tried, ways
 from memscape.views import controls, exports, figures, loop, scenario, text
-from memscape.views.outputs import Chart
+from memscape.views.outputs import Chart, Html
 from memscape.views.steps import Steps
 from memscape.workload import Inference
 
@@ -96,12 +96,12 @@ def index() -> Any:
         controls.slider("reserve", "Memory kept free on each device, %", RESERVES, RESERVE_PERCENT),
     )
     outputs = {
-        "answer": controls.html("answer"),
-        "bar_words": controls.html("caption"),
+        "answer": Html("answer"),
+        "bar_words": Html("caption"),
         "bar": Chart(height=150),
-        "parts": controls.html("card"),
-        "advice": controls.html("card"),
-        "notes": controls.html("card quiet"),
+        "parts": Html("card"),
+        "advice": Html("card"),
+        "notes": Html("card quiet"),
     }
     files = {"changes.csv": _changes_csv}
     return loop.page(
@@ -218,12 +218,12 @@ def parameters() -> Any:
         *(controls.switch(f"quantise_{group}", _ask(group), False) for group in KEEPABLE),
     )
     outputs = {
-        "answer": controls.html("answer"),
+        "answer": Html("answer"),
         "groups": Chart(height=300),
-        "parts": controls.html("card"),
+        "parts": Html("card"),
         "precisions": Chart(height=480),
-        "weights": controls.html("card"),
-        "notes": controls.html("card quiet"),
+        "weights": Html("card"),
+        "notes": Html("card quiet"),
     }
     files = {"weights.csv": lambda seen: exports.terms_table(seen.weights), "precisions.csv": _precisions_csv}
     return loop.page(fields, _counted, _show_counted, outputs, models.upload, files, terms=lambda seen: seen.parameters)
@@ -305,11 +305,11 @@ def kv_cache() -> Any:
         controls.slider("block_tokens", "Tokens in a block (paging)", BLOCKS, 1),
     )
     outputs = {
-        "answer": controls.html("answer"),
-        "formula": controls.html("card"),
+        "answer": Html("answer"),
+        "formula": Html("card"),
         "growth": Chart(height=420),
-        "parts": controls.html("card"),
-        "notes": controls.html("card quiet"),
+        "parts": Html("card"),
+        "notes": Html("card quiet"),
     }
     files = {"growth.csv": _growth_csv}
     return loop.page(

@@ -19,7 +19,7 @@ from memscape.views import controls, exports, figures, loop, scenario, text
 from memscape.views import reality_words as words
 from memscape.views.controls import Control
 from memscape.views.folds import fold
-from memscape.views.outputs import Chart
+from memscape.views.outputs import Chart, Html
 from memscape.views.steps import Steps
 from memscape.workload import Inference, Training
 
@@ -58,14 +58,14 @@ def reality_check() -> Any:
     published = controls.choice("published", "Published figures", scenario.named(KINDS), "size")
     fields: tuple[Control, ...] = (models.control, work, *serving, *training, verdict, published)
     outputs = {
-        "answer": controls.html("answer"),
-        "rules_words": controls.html("caption"),
+        "answer": Html("answer"),
+        "rules_words": Html("caption"),
         "rules": Chart(height=330),
-        "table": controls.html("card"),
-        "claims": controls.html("card"),
-        "errors_words": controls.html("caption"),
+        "table": Html("card"),
+        "claims": Html("card"),
+        "errors_words": Html("caption"),
         "errors": Chart(height=230),
-        "measured": controls.html("card"),
+        "measured": Html("card"),
     }
     files = {"rules.csv": _rules_csv, "article.csv": _article_csv, "measurements.csv": _measurements_csv}
     return loop.page(fields, _compared, _show, outputs, models.upload, files, legal, lambda seen: seen.exact)

@@ -29,8 +29,10 @@ function files(names, model) {
   const rows = new Map();
   for (const name of names) {
     const [stem, kind] = name.split(".");
-    if (!rows.has(stem)) rows.set(stem, made("div", "file"));
-    if (!rows.get(stem).firstChild) rows.get(stem).append(made("span", "", {}, stem.replaceAll("_", " ")));
+    if (!rows.has(stem)) {
+      rows.set(stem, made("div", "file"));
+      rows.get(stem).append(made("span", "", {}, stem.replaceAll("_", " ")));
+    }
     const button = Object.assign(made("button", "", {}, kind.toUpperCase()), { type: "button" });
     button.setAttribute("aria-label", `Download ${name}`);
     button.addEventListener("click", () => model.send({ name }));

@@ -16,7 +16,7 @@ from memscape.memory.training_states import check
 from memscape.model import Model
 from memscape.planner.advice import Change, on_one
 from memscape.views import controls, courses, exports, figures, loop, scenario, text
-from memscape.views.outputs import Chart
+from memscape.views.outputs import Chart, Html
 from memscape.views.steps import Steps
 from memscape.workload import Training
 
@@ -109,17 +109,17 @@ def _optimizers_csv(seen: Trained) -> str:
 
 def _outputs() -> dict[str, Any]:
     return {
-        "answer": controls.html("answer"),
-        "fit": controls.html("caption"),
+        "answer": Html("answer"),
+        "fit": Html("caption"),
         "bar": Chart(height=130),
-        "advice": controls.html("card"),
-        "steps": controls.html("caption"),
+        "advice": Html("card"),
+        "steps": Html("caption"),
         "course": Chart(height=390),
-        "moments": controls.html("card"),
-        "parts": controls.html("card"),
-        "optimizers": controls.html("caption"),
+        "moments": Html("card"),
+        "parts": Html("card"),
+        "optimizers": Html("caption"),
         "states": Chart(height=370),
-        "notes": controls.html("card quiet"),
+        "notes": Html("card quiet"),
     }
 
 

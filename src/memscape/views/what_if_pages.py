@@ -15,9 +15,9 @@ from memscape.memory.training_states import check
 from memscape.model import Model
 from memscape.planner import layout_of
 from memscape.planner.scenarios import Scenario, changes, most, surface
-from memscape.views import controls, loop, scenario, text, what_if_figures
+from memscape.views import loop, scenario, text, what_if_figures
 from memscape.views import what_if_words as words
-from memscape.views.outputs import Chart
+from memscape.views.outputs import Chart, Html
 from memscape.views.steps import Steps
 from memscape.views.what_if_controls import AXES, FIELDS, SAME, Axes, changed, fields
 from memscape.views.what_if_exports import fitting_csv, map_csv, scenarios_csv, scenarios_json
@@ -36,16 +36,16 @@ def what_if() -> Any:
     """Return the page that compares two scenarios and shows what each input would do."""
     models = scenario.ModelChoice("llama-3.1-70b")
     outputs = {
-        "answer": controls.html("answer"),
-        "steps_words": controls.html("caption"),
+        "answer": Html("answer"),
+        "steps_words": Html("caption"),
         "steps": Chart(height=300),
-        "sides": controls.html("card"),
-        "map_words": controls.html("caption"),
+        "sides": Html("card"),
+        "map_words": Html("caption"),
         "map": Chart(height=420),
-        "swings_words": controls.html("caption"),
+        "swings_words": Html("caption"),
         "swings": Chart(height=200),
-        "fitting": controls.html("card"),
-        "notes": controls.html("card quiet"),
+        "fitting": Html("card"),
+        "notes": Html("card quiet"),
     }
     legal = Steps(models.control)
     found = fields(models.control, legal)
